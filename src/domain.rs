@@ -1,0 +1,15 @@
+//! The vocabulary: what a webhook can say, in types that can only be built valid.
+//!
+//! Nothing here knows a provider, a socket or a clock.
+
+mod change;
+mod event;
+mod key;
+mod limit;
+mod time;
+
+pub use change::{Change, Identity, MaxPhoneNumbers, Said, Subject};
+pub use event::EventKind;
+pub use key::{AccountKey, InvalidKey, NumberKey, PhoneNumber, WabaId};
+pub use limit::{Direction, MessagingLimit};
+pub use time::Timestamp;

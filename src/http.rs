@@ -1,0 +1,80 @@
+//! Requests in, responses out. What is served where:
+//!
+//! | listener | path | method | answer |
+//! |---|---|---|---|
+//! | webhook | `/webhooks/PROVIDER`, `/webhooks/PROVIDER/TOKEN` | the provider's | [`Webhooks`] |
+//! | webhook | `/webhooks/PROVIDER` of a signing provider | GET | the handshake's challenge |
+//! | web | `--web.telemetry-path` | GET, HEAD | the metrics |
+//! | web | `/` | GET, HEAD | a page with links |
+//! | web | `/-/healthy`, `/-/ready` | GET, HEAD | 200, or 503 |
+//! | web | `/api/v1/phone_numbers`, `/api/v1/accounts` | GET, HEAD | JSON |
+//!
+//! Everything else is 404. Nothing of the web listener is reachable through the webhook listener.
+
+mod api;
+mod auth;
+mod body;
+mod server;
+mod web;
+mod webhook;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::{
+    HeaderMap, Response, StatusCode,
+    header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue},
+};
+use serde::Serialize;
+
+pub use auth::Gate;
+pub use server::{Handler, serve};
+pub use web::Web;
+pub use webhook::Webhooks;
+
+/// A whole answer.
+pub type Answer = Response<Full<Bytes>>;
+
+const JSON: &str = "application/json";
+const HTML: &str = "text/html; charset=utf-8";
+const PLAIN: &str = "text/plain; charset=utf-8";
+
+fn answer(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Answer {
+    let mut answer = Response::new(Full::new(body.into()));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    answer.headers_mut().insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+    answer
+}
+
+fn json(status: StatusCode, body: &impl Serialize) -> Answer {
+    match serde_json::to_vec(body) {
+        Ok(body) => answer(status, JSON, body),
+        Err(_) => answer(StatusCode::INTERNAL_SERVER_ERROR, JSON, r#"{"error":"the answer cannot be written"}"#),
+    }
+}
+
+/// An error, in a sentence that never repeats what was sent.
+fn error(status: StatusCode, sentence: &str) -> Answer {
+    #[derive(Serialize)]
+    struct Error<'a> {
+        error: &'a str,
+    }
+    json(status, &Error { error: sentence })
+}
+
+fn not_found() -> Answer {
+    error(StatusCode::NOT_FOUND, "nothing is served at this path")
+}
+
+fn method_not_allowed(allowed: &[&str]) -> Answer {
+    let allowed = allowed.join(", ");
+    let mut answer = error(StatusCode::METHOD_NOT_ALLOWED, &format!("the method is not one of {allowed}"));
+    if let Ok(allowed) = HeaderValue::from_str(&allowed) {
+        answer.headers_mut().insert(ALLOW, allowed);
+    }
+    answer
+}
+
+fn header(headers: &HeaderMap, name: impl Into<HeaderName>) -> Option<&[u8]> {
+    headers.get(name.into()).map(HeaderValue::as_bytes)
+}

@@ -1,0 +1,96 @@
+//! Bodies of unknown senders: bounded in size, in time and in what all of them hold together.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+use hyper::body::Body;
+use tokio::{sync::Semaphore, time::timeout};
+
+/// Meta sends up to 3 MiB, 1000 changes.
+const MAX_BODY: usize = 4 << 20;
+/// What is read and thrown away so that a sender gets to see the answer.
+const MAX_DISCARDED: usize = 16 << 20;
+/// For the whole body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bodies larger than this share a budget.
+const SMALL: usize = 64 << 10;
+/// How many large bodies are read at a time.
+const LARGE_AT_A_TIME: usize = 16;
+
+/// Reads bodies.
+#[derive(Clone, Debug)]
+pub(super) struct Bodies {
+    large: Arc<Semaphore>,
+}
+
+/// Why there is no body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum BodyError {
+    #[error("the body is larger than 4 MiB")]
+    TooLarge,
+    #[error("the body did not arrive within 10 seconds")]
+    Slow,
+    #[error("the connection broke before the body was whole")]
+    Broken,
+    #[error("too many large webhooks are being read")]
+    Busy,
+}
+
+impl Default for Bodies {
+    fn default() -> Self {
+        Self { large: Arc::new(Semaphore::new(LARGE_AT_A_TIME)) }
+    }
+}
+
+impl Bodies {
+    /// Reads a body to its end.
+    pub(super) async fn read(&self, body: impl Body<Data = Bytes> + Send) -> Result<Bytes, BodyError> {
+        let mut body = std::pin::pin!(body);
+        let whole = async {
+            let mut first = Bytes::new();
+            let mut rest = BytesMut::new();
+            let mut large = None;
+            while let Some(frame) = body.as_mut().frame().await {
+                let Ok(data) = frame.map_err(|_| BodyError::Broken)?.into_data() else { continue };
+                let length = first.len() + rest.len() + data.len();
+                if length > MAX_BODY {
+                    return Err(BodyError::TooLarge);
+                }
+                if length > SMALL && large.is_none() {
+                    large = Some(self.large.try_acquire().map_err(|_| BodyError::Busy)?);
+                }
+                if first.is_empty() {
+                    first = data;
+                } else {
+                    if rest.is_empty() {
+                        rest.extend_from_slice(&first);
+                        first = Bytes::new();
+                    }
+                    rest.extend_from_slice(&data);
+                }
+            }
+            Ok(if rest.is_empty() { first } else { rest.freeze() })
+        };
+        let result = timeout(BODY_TIMEOUT, whole).await.unwrap_or(Err(BodyError::Slow));
+        if matches!(result, Err(BodyError::TooLarge | BodyError::Busy)) {
+            discard(body).await;
+        }
+        result
+    }
+}
+
+/// Reads what is left, within bounds: closing on a sender that still writes would hide the answer.
+pub(super) async fn discard(body: impl Body<Data = Bytes> + Send) {
+    let mut body = std::pin::pin!(body);
+    let rest = async {
+        let mut read = 0;
+        while let Some(Ok(frame)) = body.frame().await {
+            read += frame.data_ref().map_or(0, Bytes::len);
+            if read > MAX_DISCARDED {
+                break;
+            }
+        }
+    };
+    let _ = timeout(BODY_TIMEOUT, rest).await;
+}

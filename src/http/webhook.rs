@@ -1,0 +1,181 @@
+//! The public listener: the providers' webhooks and nothing else.
+
+use std::{
+    borrow::Cow,
+    sync::{Arc, OnceLock},
+    time::Instant,
+};
+
+use bytes::Bytes;
+use hyper::{
+    Method, Request, StatusCode,
+    body::Body,
+    header::{HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE},
+};
+use tracing::{info, warn};
+
+use super::{
+    Answer, Gate, Handler, PLAIN, answer,
+    auth::Denied,
+    body::{Bodies, BodyError, discard},
+    error, json, method_not_allowed, not_found,
+};
+use crate::{
+    ingest::{Ingest, IngestError},
+    providers::{Auth, Delivery},
+    telemetry::{ProviderMetrics, Telemetry},
+};
+
+/// Seconds after which a sender may try again.
+const RETRY_SECONDS: HeaderValue = HeaderValue::from_static("5");
+
+/// Answers webhooks.
+pub struct Webhooks {
+    gates: Vec<Gate>,
+    ingest: Arc<OnceLock<Ingest>>,
+    telemetry: Arc<Telemetry>,
+    bodies: Bodies,
+}
+
+impl Webhooks {
+    /// Webhooks go through `gates` to `ingest`, once the state is loaded and that is set.
+    pub fn new(gates: Vec<Gate>, ingest: Arc<OnceLock<Ingest>>, telemetry: Arc<Telemetry>) -> Self {
+        Self { gates, ingest, telemetry, bodies: Bodies::default() }
+    }
+
+    async fn respond<B: Body<Data = Bytes> + Send>(
+        &self,
+        gate: &Gate,
+        metrics: &ProviderMetrics,
+        path_token: Option<&str>,
+        request: Request<B>,
+    ) -> Answer {
+        let provider = gate.provider;
+        let (head, body) = request.into_parts();
+        let query = head.uri.query().unwrap_or_default();
+        if !gate.is_on() || path_token.is_some() && !gate.takes_token() {
+            discard(body).await;
+            return not_found();
+        }
+        if provider.auth() == Auth::Signature && head.method == Method::GET {
+            return handshake(gate, metrics, query);
+        }
+        if !provider.methods().contains(&head.method) {
+            discard(body).await;
+            let handshake = (provider.auth() == Auth::Signature).then_some("GET");
+            let methods = provider.methods().iter().map(Method::as_str);
+            return method_not_allowed(&handshake.into_iter().chain(methods).collect::<Vec<_>>());
+        }
+        let proof = match gate.check(&head.headers, path_token) {
+            Ok(proof) => proof,
+            Err(denied) => {
+                discard(body).await;
+                return unauthorized(gate, metrics, denied);
+            }
+        };
+        let body = match self.bodies.read(body).await {
+            Ok(body) => body,
+            Err(reason) => return rejected(gate, status_of(reason), &reason),
+        };
+        if let Err(denied) = gate.verify(&proof, &body) {
+            return unauthorized(gate, metrics, denied);
+        }
+        let parsed = match provider.parse(&Delivery { method: &head.method, query, body: &body }) {
+            Ok(parsed) => parsed,
+            Err(reason) => return rejected(gate, StatusCode::BAD_REQUEST, &reason),
+        };
+        drop(body);
+        let Some(ingest) = self.ingest.get() else {
+            return rejected(gate, StatusCode::SERVICE_UNAVAILABLE, &"the stored state is still being loaded");
+        };
+        match ingest.submit(provider.name(), parsed).await {
+            Ok(tally) => json(StatusCode::OK, &tally),
+            Err(reason @ (IngestError::Busy | IngestError::Storage)) => {
+                rejected(gate, StatusCode::SERVICE_UNAVAILABLE, &reason)
+            }
+        }
+    }
+}
+
+impl Handler for Webhooks {
+    async fn handle<B>(&self, request: Request<B>) -> Answer
+    where
+        B: Body<Data = Bytes> + Send,
+    {
+        let began = Instant::now();
+        let path = request.uri().path().to_owned();
+        let (name, path_token) = match path.strip_prefix("/webhooks/").map(|rest| rest.split_once('/')) {
+            Some(Some((name, token))) => (name, Some(token)),
+            Some(None) => (path.get("/webhooks/".len()..).unwrap_or_default(), None),
+            None => ("", None),
+        };
+        let gate = self.gates.iter().find(|gate| gate.provider.name() == name);
+        let Some((gate, metrics)) = gate.and_then(|gate| Some((gate, self.telemetry.provider(name)?))) else {
+            discard(request.into_body()).await;
+            let answer = not_found();
+            self.telemetry.answered(None, answer.status().as_u16());
+            return answer;
+        };
+        let answer = self.respond(gate, metrics, path_token, request).await;
+        metrics.duration.observe(began.elapsed().as_secs_f64());
+        self.telemetry.answered(Some(metrics), answer.status().as_u16());
+        answer
+    }
+}
+
+/// Meta's "Verification Requests": proves to Meta that this endpoint is the app's.
+fn handshake(gate: &Gate, metrics: &ProviderMetrics, query: &str) -> Answer {
+    let pairs: Vec<(Cow<'_, str>, Cow<'_, str>)> = serde_urlencoded::from_str(query).unwrap_or_default();
+    let value = |name| pairs.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_ref());
+    let token = value("hub.verify_token").unwrap_or_default();
+    if value("hub.mode") != Some("subscribe") || !gate.knows_verify_token(token) {
+        if token.is_empty() {
+            metrics.auth_missing.inc()
+        } else {
+            metrics.auth_wrong.inc()
+        }
+        return rejected(
+            gate,
+            StatusCode::FORBIDDEN,
+            &"the handshake's mode or verify token is not the configured one",
+        );
+    }
+    match value("hub.challenge") {
+        Some(challenge) => {
+            info!(provider = gate.provider.name(), "webhook handshake answered");
+            answer(StatusCode::OK, PLAIN, challenge.to_owned())
+        }
+        None => rejected(gate, StatusCode::BAD_REQUEST, &"the handshake has no challenge"),
+    }
+}
+
+/// The same bytes for every reason; the log has the reason.
+fn unauthorized(gate: &Gate, metrics: &ProviderMetrics, denied: Denied) -> Answer {
+    match denied {
+        Denied::Missing | Denied::Forwarded => metrics.auth_missing.inc(),
+        Denied::Wrong => metrics.auth_wrong.inc(),
+    }
+    warn!(provider = gate.provider.name(), code = 401, reason = denied.as_str(), "webhook rejected");
+    let mut answer = error(StatusCode::UNAUTHORIZED, "the signature or token is missing or wrong");
+    answer.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    answer
+}
+
+fn rejected(gate: &Gate, status: StatusCode, reason: &dyn std::fmt::Display) -> Answer {
+    let code = status.as_u16();
+    warn!(provider = gate.provider.name(), code, %reason, "webhook rejected");
+    let mut answer = error(status, &reason.to_string());
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        answer.headers_mut().insert(RETRY_AFTER, RETRY_SECONDS);
+    }
+    answer
+}
+
+fn status_of(reason: BodyError) -> StatusCode {
+    match reason {
+        BodyError::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        BodyError::Slow => StatusCode::REQUEST_TIMEOUT,
+        BodyError::Broken => StatusCode::BAD_REQUEST,
+        BodyError::Busy => StatusCode::SERVICE_UNAVAILABLE,
+    }
+}

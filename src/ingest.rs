@@ -1,0 +1,284 @@
+//! From parsed changes to durable state: a bounded queue and one writer.
+//!
+//! The writer takes all that is queued, folds it, commits once, publishes, and only then answers.
+//! What arrives during a commit goes into the next as one.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
+use tracing::{error, info, warn};
+
+use crate::{
+    domain::{Change, EventKind, Subject, Timestamp},
+    providers::Parsed,
+    state::{Applied, Fold, Outcome},
+    store::{Store, StoreError},
+    telemetry::Telemetry,
+};
+
+/// Deliveries that may wait for the writer; there are never more connections than that.
+const QUEUE: usize = 4096;
+/// Deliveries that go into one commit.
+const BATCH: usize = 1024;
+/// How often a storage that failed is tried.
+const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The entrance: hands deliveries to the writer.
+#[derive(Clone, Debug)]
+pub struct Ingest(mpsc::Sender<Job>);
+
+/// The one that folds and commits.
+#[derive(Debug)]
+pub struct Writer<S> {
+    queue: mpsc::Receiver<Job>,
+    fold: Fold,
+    store: S,
+    telemetry: Arc<Telemetry>,
+    log_phone_numbers: bool,
+    size_read: Option<Instant>,
+}
+
+/// What became of the changes of a delivery.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[expect(missing_docs, reason = "the names are the outcomes of the contract")]
+pub struct Tally {
+    pub applied: u64,
+    pub duplicate: u64,
+    pub stale: u64,
+    pub ignored: u64,
+    pub invalid: u64,
+    pub test: u64,
+}
+
+/// Why a delivery was not stored; the sender may try again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum IngestError {
+    /// More deliveries are waiting than the writer can take.
+    #[error("too many webhooks are waiting to be stored")]
+    Busy,
+    /// The storage did not take it.
+    #[error("the storage does not take changes at the moment")]
+    Storage,
+}
+
+#[derive(Debug)]
+struct Job {
+    provider: &'static str,
+    parsed: Parsed,
+    done: oneshot::Sender<Result<Tally, IngestError>>,
+}
+
+/// Makes the two ends.
+pub fn channel<S: Store>(
+    fold: Fold,
+    store: S,
+    telemetry: Arc<Telemetry>,
+    log_phone_numbers: bool,
+) -> (Ingest, Writer<S>) {
+    let (sender, queue) = mpsc::channel(QUEUE);
+    (Ingest(sender), Writer { queue, fold, store, telemetry, log_phone_numbers, size_read: None })
+}
+
+impl Ingest {
+    /// Hands over a delivery and waits until its changes are durable.
+    ///
+    /// # Errors
+    ///
+    /// Nothing of the delivery was applied; [`IngestError`] says why.
+    pub async fn submit(&self, provider: &'static str, parsed: Parsed) -> Result<Tally, IngestError> {
+        let (done, answer) = oneshot::channel();
+        self.0.try_send(Job { provider, parsed, done }).map_err(|_| IngestError::Busy)?;
+        answer.await.unwrap_or(Err(IngestError::Storage))
+    }
+}
+
+impl<S: Store> Writer<S> {
+    /// Works until every [`Ingest`] is dropped and the queue is empty.
+    ///
+    /// # Errors
+    ///
+    /// Where the storage can promise nothing any more. What was not answered was not stored.
+    pub async fn run(mut self) -> Result<(), StoreError> {
+        self.measure();
+        let mut jobs = Vec::new();
+        loop {
+            let received = self.queue.recv_many(&mut jobs, BATCH);
+            let received = if self.telemetry.storage.up.get() == 1 {
+                received.await
+            } else {
+                // Who is not ready may be sent nothing by which to find out that it is again.
+                match timeout(PROBE_INTERVAL, received).await {
+                    Ok(received) => received,
+                    Err(_) => {
+                        self.probe()?;
+                        continue;
+                    }
+                }
+            };
+            if received == 0 {
+                return Ok(());
+            }
+            let now = Timestamp::from(SystemTime::now());
+            self.store(std::mem::take(&mut jobs), now)?;
+        }
+    }
+
+    /// Sees whether a storage that failed takes commits again.
+    fn probe(&mut self) -> Result<(), StoreError> {
+        match self.store.probe() {
+            Ok(()) => {
+                self.telemetry.storage.up.set(1);
+                info!("the storage takes changes again");
+                Ok(())
+            }
+            Err(error) if error.is_fatal() => Err(error),
+            Err(_) => Ok(()),
+        }
+    }
+
+    fn store(&mut self, jobs: Vec<Job>, now: Timestamp) -> Result<(), StoreError> {
+        let mut draft = self.fold.draft();
+        let folded: Vec<(Job, Vec<Outcome>)> = jobs
+            .into_iter()
+            .map(|job| {
+                draft.accept(job.provider, now);
+                let outcomes = job.parsed.changes.iter().map(|change| draft.apply(change, now)).collect();
+                (job, outcomes)
+            })
+            .collect();
+
+        let records = draft.records();
+        if !records.is_empty()
+            && let Err(error) = commit(&mut self.store, &records, &self.telemetry)
+        {
+            for (job, _) in folded {
+                // Without a change there is nothing that could be lost.
+                let answer = match job.parsed.changes.is_empty() {
+                    true => Ok(self.accepted(&job, &[], now)),
+                    false => Err(IngestError::Storage),
+                };
+                let _ = job.done.send(answer);
+            }
+            return if error.is_fatal() { Err(error) } else { Ok(()) };
+        }
+        draft.publish(&records);
+        self.telemetry.phone_numbers.set(i64::try_from(self.fold.phone_numbers()).unwrap_or(i64::MAX));
+        for (job, outcomes) in folded {
+            let tally = self.accepted(&job, &outcomes, now);
+            // The sender may have hung up; what it said is stored all the same.
+            let _ = job.done.send(Ok(tally));
+        }
+        self.measure();
+        Ok(())
+    }
+
+    /// Counts and logs what was accepted.
+    fn accepted(&self, job: &Job, outcomes: &[Outcome], now: Timestamp) -> Tally {
+        let parsed = &job.parsed;
+        let mut tally =
+            Tally { ignored: parsed.ignored, invalid: parsed.invalid, test: parsed.test, ..Tally::default() };
+        let Some(metrics) = self.telemetry.provider(job.provider) else { return tally };
+        if let Some(reason) = parsed.first_invalid {
+            warn!(provider = job.provider, changes = parsed.invalid, %reason, "invalid changes in a webhook");
+        }
+        for (change, outcome) in parsed.changes.iter().zip(outcomes) {
+            match outcome {
+                Outcome::Applied(applied) => {
+                    tally.applied += 1;
+                    self.log(change, applied, "applied");
+                }
+                Outcome::Stale(applied) => {
+                    tally.stale += 1;
+                    self.log(change, applied, "stale");
+                }
+                Outcome::Duplicate => tally.duplicate += 1,
+                Outcome::Refused => {
+                    tally.invalid += 1;
+                    self.telemetry.phone_numbers_refused.inc();
+                    warn!(
+                        provider = change.account.provider,
+                        waba_id = change.account.waba_id.as_str(),
+                        "change refused: it would add a phone number or an account beyond --limits.max-phone-numbers"
+                    );
+                }
+            }
+            if matches!(outcome, Outcome::Applied(_) | Outcome::Stale(_)) {
+                if matches!(change.subject, Subject::PhoneNumber { event: EventKind::Unknown, .. }) {
+                    metrics.unknown_events.inc();
+                }
+                metrics.unknown_limits.inc_by(change.unusable_limits.into());
+                if let Some(time) = change.time.filter(|time| !time.is_ahead_of(now)) {
+                    metrics.delivery_delay.observe(now.seconds_since(time));
+                }
+            }
+        }
+        let counted = &metrics.changes;
+        counted.applied.inc_by(tally.applied);
+        counted.duplicate.inc_by(tally.duplicate);
+        counted.stale.inc_by(tally.stale);
+        counted.ignored.inc_by(tally.ignored);
+        counted.invalid.inc_by(tally.invalid);
+        counted.test.inc_by(tally.test);
+        self.telemetry.accepted(job.provider, now);
+        tally
+    }
+
+    fn log(&self, change: &Change, applied: &Applied, outcome: &'static str) {
+        let shown = |limit: Option<_>| limit.map_or_else(|| "unknown".to_owned(), |limit| format!("{limit:?}"));
+        let (phone_number, event) = match &change.subject {
+            Subject::PhoneNumber { phone_number, event, .. } if self.log_phone_numbers => {
+                (phone_number.as_str().to_owned(), event.as_str())
+            }
+            Subject::PhoneNumber { phone_number, event, .. } => (phone_number.masked(), event.as_str()),
+            Subject::Account(_) => (String::new(), "business_capability_update"),
+        };
+        info!(
+            provider = change.account.provider,
+            waba_id = change.account.waba_id.as_str(),
+            phone_number,
+            event,
+            outcome,
+            old_limit = shown(applied.old_limit),
+            new_limit = shown(applied.new_limit),
+            "webhook change accepted"
+        );
+    }
+
+    /// Reads the storage's size, at most once a second.
+    fn measure(&mut self) {
+        if self.size_read.is_some_and(|read| read.elapsed().as_secs() < 1) {
+            return;
+        }
+        self.size_read = Some(Instant::now());
+        match self.store.size_bytes() {
+            Ok(bytes) => self.telemetry.storage.size.set(i64::try_from(bytes).unwrap_or(i64::MAX)),
+            Err(error) => {
+                self.telemetry.storage.size_errors.inc();
+                warn!(%error, "cannot read the size of the storage");
+            }
+        }
+    }
+}
+
+fn commit<S: Store>(store: &mut S, records: &[crate::state::Record], telemetry: &Telemetry) -> Result<(), StoreError> {
+    let metrics = &telemetry.storage;
+    let began = Instant::now();
+    let result = store.commit(records);
+    metrics.commit_duration.observe(began.elapsed().as_secs_f64());
+    metrics.up.set(result.is_ok().into());
+    match &result {
+        Ok(()) => metrics.last_commit.set(Timestamp::from(SystemTime::now()).as_seconds()),
+        Err(error) => {
+            metrics.commit_errors.inc();
+            error!(%error, "changes not stored; their senders were answered 503 and will send them again");
+        }
+    }
+    result
+}

@@ -1,0 +1,12 @@
+//! What is known: a record a number, a record an account, and the fold that makes them.
+//!
+//! Records are immutable once published: the fold copies, changes and, when the copy is durable,
+//! replaces. Readers never wait for it.
+
+mod fold;
+mod record;
+mod table;
+
+pub use fold::{Applied, Draft, Fold, Outcome};
+pub use record::{Accepted, Account, Counts, Fact, Limit, Number, Record};
+pub use table::{SHARDS, Table, shard_of};

@@ -1,0 +1,315 @@
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use super::{Accepted, Account, Fact, Number, Record, Table, record::Hint};
+use crate::domain::{
+    AccountKey, Change, EventKind, MaxPhoneNumbers, MessagingLimit, NumberKey, PhoneNumber, Said, Subject, Timestamp,
+};
+
+/// Folds changes into records; the only one that publishes to the table.
+#[derive(Debug)]
+pub struct Fold {
+    table: Arc<Table>,
+    max_phone_numbers: usize,
+    members: HashMap<AccountKey, Members>,
+    /// When a provider's delivery was last accepted, as stored.
+    accepted: HashMap<&'static str, Timestamp>,
+}
+
+/// The numbers of an account.
+#[derive(Debug, Default)]
+struct Members {
+    all: HashSet<PhoneNumber>,
+    /// Those that may show another limit than the account's: all that a limit said of the account
+    /// once more can touch. May hold some that do not.
+    dissenting: HashSet<PhoneNumber>,
+}
+
+/// Changes folded and not yet published. Dropped, it changes nothing.
+#[derive(Debug)]
+pub struct Draft<'a> {
+    fold: &'a mut Fold,
+    numbers: HashMap<NumberKey, Arc<Number>>,
+    accounts: HashMap<AccountKey, Arc<Account>>,
+    accepted: HashMap<&'static str, Timestamp>,
+    born: Vec<NumberKey>,
+}
+
+/// What became of a change.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Outcome {
+    /// It was new.
+    Applied(Applied),
+    /// All it says was overtaken by something newer; it was counted.
+    Stale(Applied),
+    /// It was seen before; nothing changed.
+    Duplicate,
+    /// It speaks of one number more than there may be; nothing changed.
+    Refused,
+}
+
+/// The limit that the change's subject showed, before and after.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Applied {
+    /// Before.
+    pub old_limit: Option<MessagingLimit>,
+    /// After.
+    pub new_limit: Option<MessagingLimit>,
+}
+
+impl Fold {
+    /// A fold over an empty table that takes at most `max_phone_numbers` numbers, and as many accounts.
+    pub fn new(table: Arc<Table>, max_phone_numbers: usize) -> Self {
+        Self { table, max_phone_numbers, members: HashMap::new(), accepted: HashMap::new() }
+    }
+
+    /// Takes a record as it was stored; accounts first, so that fewer numbers count as dissenting.
+    pub fn restore(&mut self, record: Record) {
+        self.publish(&record);
+    }
+
+    /// How many phone numbers are known.
+    pub fn phone_numbers(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Begins a batch.
+    pub fn draft(&mut self) -> Draft<'_> {
+        Draft {
+            fold: self,
+            numbers: HashMap::new(),
+            accounts: HashMap::new(),
+            accepted: HashMap::new(),
+            born: Vec::new(),
+        }
+    }
+
+    /// When a delivery of each provider was last accepted, as stored.
+    pub fn accepted(&self) -> impl Iterator<Item = (&'static str, Timestamp)> {
+        self.accepted.iter().map(|(provider, at)| (*provider, *at))
+    }
+
+    fn publish(&mut self, record: &Record) {
+        match record {
+            Record::Number(key, number) => {
+                let members = self.members.entry(key.account.clone()).or_default();
+                members.all.insert(key.phone_number.clone());
+                let account = self.table.account(&key.account);
+                if account.and_then(|account| account.limit.value()) == number.limit.value() {
+                    members.dissenting.remove(&key.phone_number);
+                } else {
+                    members.dissenting.insert(key.phone_number.clone());
+                }
+            }
+            Record::Account(..) => {}
+            Record::Provider(provider, accepted) => {
+                self.accepted.insert(provider, accepted.last_accepted);
+            }
+        }
+        self.table.publish(record);
+    }
+}
+
+impl Draft<'_> {
+    /// Folds a change that was received at `received`.
+    pub fn apply(&mut self, change: &Change, received: Timestamp) -> Outcome {
+        match &change.subject {
+            Subject::PhoneNumber { phone_number, event, old_limit } => {
+                let key = NumberKey { account: change.account.clone(), phone_number: phone_number.clone() };
+                self.apply_to_number(key, *event, *old_limit, change, received)
+            }
+            Subject::Account(max_phone_numbers) => self.apply_to_account(*max_phone_numbers, change, received),
+        }
+    }
+
+    /// Notes that a delivery of a provider was accepted, to the second: one write a second is enough.
+    pub fn accept(&mut self, provider: &'static str, received: Timestamp) {
+        let stored = self.fold.accepted.get(provider);
+        if stored.is_none_or(|stored| received.seconds_since(*stored) >= 1.0) {
+            self.accepted.insert(provider, received);
+        }
+    }
+
+    /// The records to store before they are published, accounts first.
+    pub fn records(&self) -> Vec<Record> {
+        let accounts = self.accounts.iter().map(|(key, account)| Record::Account(key.clone(), Arc::clone(account)));
+        let numbers = self.numbers.iter().map(|(key, number)| Record::Number(key.clone(), Arc::clone(number)));
+        let providers =
+            self.accepted.iter().map(|(provider, at)| Record::Provider(provider, Accepted { last_accepted: *at }));
+        accounts.chain(numbers).chain(providers).collect()
+    }
+
+    /// Shows what [`Draft::records`] returned, now that it is durable.
+    pub fn publish(self, records: &[Record]) {
+        for record in records {
+            self.fold.publish(record);
+        }
+    }
+
+    fn apply_to_number(
+        &mut self,
+        key: NumberKey,
+        event: EventKind,
+        old_limit: Option<MessagingLimit>,
+        change: &Change,
+        received: Timestamp,
+    ) -> Outcome {
+        let known = self.number(&key);
+        let is_new = known.is_none();
+        if is_new && self.fold.table.len() + self.born.len() >= self.fold.max_phone_numbers {
+            return Outcome::Refused;
+        }
+        let number = known.unwrap_or_default();
+        if number.seen.contains(change.identity) {
+            return Outcome::Duplicate;
+        }
+        let mut number = Arc::unwrap_or_clone(number);
+        number.seen.remember(change.identity);
+        let at = change.happened(received);
+        number.events.count(event);
+        number.last_event = number.last_event.max(Some(at));
+
+        let mut facts = Facts::default();
+        if let Some(flagged) = event.flagged() {
+            facts.note(Fact::set(&mut number.flagged, flagged, at));
+        }
+        if let Some(high) = event.high_throughput() {
+            facts.note(Fact::set(&mut number.high_throughput, high, at));
+        }
+
+        let account = self.account(&key.account).unwrap_or_default();
+        number.limit.adopt(account.limit.current);
+        // A number that was never shown had no limit before, whatever its account's is.
+        let before = if is_new { None } else { number.limit.value() };
+        let hint = Hint { old_limit, event: Some(event) };
+        match change.limit {
+            Some(said) => facts.note(number.limit.say(said.limit(), at, before, hint, received)),
+            None if event == EventKind::Downgrade => {
+                number.limit.say_fell(at, received);
+            }
+            None => {}
+        }
+        let applied = Applied { old_limit: before, new_limit: number.limit.value() };
+
+        if is_new {
+            self.born.push(key.clone());
+        }
+        self.put_number(key.clone(), number, account.limit.value());
+        if let Some(Said::OfAccount(limit)) = change.limit {
+            let account = Arc::unwrap_or_clone(account);
+            facts.note(self.say_of_account(&key.account, account, limit, at, hint, received));
+        }
+        facts.outcome(applied)
+    }
+
+    fn apply_to_account(
+        &mut self,
+        max_phone_numbers: MaxPhoneNumbers,
+        change: &Change,
+        received: Timestamp,
+    ) -> Outcome {
+        let known = self.account(&change.account);
+        if known.is_none() && self.fold.table.accounts_len() + self.accounts.len() >= self.fold.max_phone_numbers {
+            return Outcome::Refused;
+        }
+        let account = known.unwrap_or_default();
+        if account.seen.contains(change.identity) {
+            return Outcome::Duplicate;
+        }
+        let mut account = Arc::unwrap_or_clone(account);
+        account.seen.remember(change.identity);
+        let at = change.happened(received);
+        let mut facts = Facts::default();
+        if max_phone_numbers != MaxPhoneNumbers::default() {
+            facts.note(Fact::set(&mut account.max_phone_numbers, max_phone_numbers, at));
+        }
+        let old_limit = account.limit.value();
+        match change.limit {
+            Some(said) => {
+                let newer = self.say_of_account(&change.account, account, said.limit(), at, Hint::default(), received);
+                facts.note(newer);
+            }
+            None => {
+                self.accounts.insert(change.account.clone(), Arc::new(account));
+            }
+        }
+        let new_limit = self.account(&change.account).and_then(|account| account.limit.value());
+        facts.outcome(Applied { old_limit, new_limit })
+    }
+
+    /// Sets an account's limit, and with it the limit of every number that knows none newer.
+    fn say_of_account(
+        &mut self,
+        key: &AccountKey,
+        mut account: Account,
+        limit: MessagingLimit,
+        at: Timestamp,
+        hint: Hint,
+        received: Timestamp,
+    ) -> bool {
+        let before = account.limit.value();
+        let newer = account.limit.say(limit, at, before, hint, received);
+        self.accounts.insert(key.clone(), Arc::new(account));
+        if newer {
+            for key in self.touched_by(key, before != Some(limit)) {
+                let Some(mut number) = self.number(&key) else { continue };
+                let shown = number.limit.value();
+                if shown != Some(limit) {
+                    Arc::make_mut(&mut number).limit.say(limit, at, shown, Hint::default(), received);
+                    self.put_number(key, Arc::unwrap_or_clone(number), Some(limit));
+                }
+            }
+        }
+        newer
+    }
+
+    /// The numbers that a limit said of their account may concern. Where it repeats what the account
+    /// had, those that show it already need no record: theirs is as new as their account's.
+    fn touched_by(&self, account: &AccountKey, changed: bool) -> Vec<NumberKey> {
+        let key =
+            |phone_number: &PhoneNumber| NumberKey { account: account.clone(), phone_number: phone_number.clone() };
+        let members = self.fold.members.get(account);
+        if changed {
+            let born = self.born.iter().filter(|key| key.account == *account).cloned();
+            members.iter().flat_map(|members| &members.all).map(key).chain(born).collect()
+        } else {
+            members.iter().flat_map(|members| &members.dissenting).map(key).collect()
+        }
+    }
+
+    fn number(&self, key: &NumberKey) -> Option<Arc<Number>> {
+        self.numbers.get(key).cloned().or_else(|| self.fold.table.number(key))
+    }
+
+    fn account(&self, key: &AccountKey) -> Option<Arc<Account>> {
+        self.accounts.get(key).cloned().or_else(|| self.fold.table.account(key))
+    }
+
+    fn put_number(&mut self, key: NumberKey, number: Number, account_limit: Option<MessagingLimit>) {
+        if number.limit.value() != account_limit {
+            let members = self.fold.members.entry(key.account.clone()).or_default();
+            members.dissenting.insert(key.phone_number.clone());
+        }
+        self.numbers.insert(key, Arc::new(number));
+    }
+}
+
+/// The facts a change carried, and how many of them were news.
+#[derive(Default)]
+struct Facts {
+    carried: u32,
+    news: u32,
+}
+
+impl Facts {
+    fn note(&mut self, news: bool) {
+        self.carried += 1;
+        self.news += u32::from(news);
+    }
+
+    fn outcome(&self, applied: Applied) -> Outcome {
+        if self.carried > 0 && self.news == 0 { Outcome::Stale(applied) } else { Outcome::Applied(applied) }
+    }
+}

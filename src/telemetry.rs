@@ -1,0 +1,304 @@
+//! The exporter's own metrics, and its log.
+//!
+//! Label sets are closed and every child that is known in advance is exposed at 0, so that an
+//! increase from nothing is seen. Phone numbers never get here: see [`crate::exposition`].
+
+mod log;
+
+use prometheus::{
+    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+    process_collector::ProcessCollector, proto::MetricFamily,
+};
+
+pub use log::{Format as LogFormat, init as init_log};
+
+use crate::{domain::Timestamp, providers};
+
+/// A label value for requests to a path that names no provider.
+pub const NO_PROVIDER: &str = "none";
+
+/// The answers the webhook listener gives.
+const CODES: [u16; 8] = [200, 400, 401, 404, 405, 408, 413, 503];
+/// What only a handshake is answered.
+const FORBIDDEN: u16 = 403;
+
+const OPERATIONS: [&str; 2] = ["commit", "size"];
+
+const REQUEST_SECONDS: [f64; 14] =
+    [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0];
+const SCRAPE_SECONDS: [f64; 11] = [0.0005, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0];
+/// From a second to the 7 days for which Meta retries.
+const DELAY_SECONDS: [f64; 13] =
+    [1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 21_600.0, 86_400.0, 259_200.0, 604_800.0];
+
+/// The exporter's own metrics.
+#[derive(Debug)]
+pub struct Telemetry {
+    registry: Registry,
+    providers: Vec<ProviderMetrics>,
+    requests: IntCounterVec,
+    last_accepted: GaugeVec,
+    /// Scrapes of `/metrics`.
+    pub scrape_duration: Histogram,
+    /// Numbers known.
+    pub phone_numbers: IntGauge,
+    /// Numbers there may be.
+    pub phone_numbers_max: IntGauge,
+    /// Changes refused for the cap.
+    pub phone_numbers_refused: IntCounter,
+    /// The storage.
+    pub storage: StorageMetrics,
+}
+
+/// What is counted of a provider.
+#[derive(Debug)]
+pub struct ProviderMetrics {
+    name: &'static str,
+    answered: Vec<(u16, IntCounter)>,
+    /// Changes by what became of them.
+    pub changes: ChangeMetrics,
+    /// Requests that carried no proof of who sent them.
+    pub auth_missing: IntCounter,
+    /// Requests that carried a false one.
+    pub auth_wrong: IntCounter,
+    /// Event names this version does not know.
+    pub unknown_events: IntCounter,
+    /// Limits that are none.
+    pub unknown_limits: IntCounter,
+    /// From the request's head to the answer, in seconds.
+    pub duration: Histogram,
+    /// From the event to its acceptance, in seconds.
+    pub delivery_delay: Histogram,
+}
+
+/// Changes by outcome.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "the names are the outcomes of the contract")]
+pub struct ChangeMetrics {
+    pub applied: IntCounter,
+    pub duplicate: IntCounter,
+    pub stale: IntCounter,
+    pub ignored: IntCounter,
+    pub invalid: IntCounter,
+    pub test: IntCounter,
+}
+
+/// What is counted of the storage.
+#[derive(Debug)]
+pub struct StorageMetrics {
+    /// Whether the last commit succeeded.
+    pub up: IntGauge,
+    /// When it did.
+    pub last_commit: Gauge,
+    /// Its size in bytes.
+    pub size: IntGauge,
+    /// Commits, in seconds.
+    pub commit_duration: Histogram,
+    /// Failed commits.
+    pub commit_errors: IntCounter,
+    /// Failed readings of the size.
+    pub size_errors: IntCounter,
+}
+
+impl Telemetry {
+    /// Registers everything.
+    ///
+    /// # Errors
+    ///
+    /// Where a name or a bucket is not valid: a mistake in this file.
+    pub fn new() -> prometheus::Result<Self> {
+        let registry = Registry::new();
+        let make = Make(&registry);
+
+        let build_info = make.gauge_vec(
+            "whatsapp_exporter_build_info",
+            "1, with the version, the revision and the compiler of the running binary as labels.",
+            &["version", "revision", "rustc"],
+        )?;
+        build_info
+            .with_label_values(&[env!("CARGO_PKG_VERSION"), env!("BUILD_REVISION"), env!("BUILD_RUSTC")])
+            .set(1.0);
+        let reload = make.int_gauge(
+            "whatsapp_exporter_config_last_reload_successful",
+            "Whether the last reading of the configuration succeeded.",
+        )?;
+        reload.set(1);
+
+        let requests = make.counter_vec(
+            "whatsapp_exporter_webhook_requests_total",
+            "Answers of the webhook listener.",
+            &["provider", "code"],
+        )?;
+        let changes = make.counter_vec(
+            "whatsapp_exporter_webhook_changes_total",
+            "Changes in authentic webhooks, by what became of them.",
+            &["provider", "outcome"],
+        )?;
+        let auth_failures = make.counter_vec(
+            "whatsapp_exporter_webhook_auth_failures_total",
+            "Webhook requests without a valid signature or token.",
+            &["provider", "reason"],
+        )?;
+        let unknown = make.counter_vec(
+            "whatsapp_exporter_webhook_unknown_values_total",
+            "Event names and limits that this version does not know.",
+            &["provider", "field"],
+        )?;
+        let duration = make.histogram_vec(
+            "whatsapp_exporter_webhook_duration_seconds",
+            "Time from a webhook request's head to its answer.",
+            &REQUEST_SECONDS,
+        )?;
+        let delay = make.histogram_vec(
+            "whatsapp_exporter_webhook_delivery_delay_seconds",
+            "Time from an event, as the provider dates it, to its acceptance.",
+            &DELAY_SECONDS,
+        )?;
+
+        let providers = providers::ALL
+            .iter()
+            .map(|provider| {
+                let name = provider.name();
+                let handshake = (provider.auth() == providers::Auth::Signature).then_some(FORBIDDEN);
+                let change = |outcome| changes.with_label_values(&[name, outcome]);
+                ProviderMetrics {
+                    name,
+                    answered: CODES
+                        .into_iter()
+                        .chain(handshake)
+                        .map(|code| (code, requests.with_label_values(&[name, &code.to_string()])))
+                        .collect(),
+                    changes: ChangeMetrics {
+                        applied: change("applied"),
+                        duplicate: change("duplicate"),
+                        stale: change("stale"),
+                        ignored: change("ignored"),
+                        invalid: change("invalid"),
+                        test: change("test"),
+                    },
+                    auth_missing: auth_failures.with_label_values(&[name, "missing"]),
+                    auth_wrong: auth_failures.with_label_values(&[name, "wrong"]),
+                    unknown_events: unknown.with_label_values(&[name, "event"]),
+                    unknown_limits: unknown.with_label_values(&[name, "limit"]),
+                    duration: duration.with_label_values(&[name]),
+                    delivery_delay: delay.with_label_values(&[name]),
+                }
+            })
+            .collect();
+        requests.with_label_values(&[NO_PROVIDER, "404"]);
+
+        let storage_errors = make.counter_vec(
+            "whatsapp_exporter_storage_errors_total",
+            "Failed operations of the storage.",
+            &["operation"],
+        )?;
+        let [commit_errors, size_errors] = OPERATIONS.map(|operation| storage_errors.with_label_values(&[operation]));
+        let telemetry = Self {
+            providers,
+            requests,
+            last_accepted: make.gauge_vec(
+                "whatsapp_exporter_webhook_last_accepted_timestamp_seconds",
+                "When a webhook of the provider was last accepted; absent until the first.",
+                &["provider"],
+            )?,
+            scrape_duration: make.histogram(
+                "whatsapp_exporter_scrape_duration_seconds",
+                "Time to make an answer to a scrape.",
+                &SCRAPE_SECONDS,
+            )?,
+            phone_numbers: make.int_gauge("whatsapp_exporter_phone_numbers", "Phone numbers known.")?,
+            phone_numbers_max: make.int_gauge(
+                "whatsapp_exporter_phone_numbers_max",
+                "Phone numbers there may be (--limits.max-phone-numbers).",
+            )?,
+            phone_numbers_refused: make.counter(
+                "whatsapp_exporter_phone_numbers_refused_total",
+                "Changes refused because they would have added a phone number or an account beyond the cap.",
+            )?,
+            storage: StorageMetrics {
+                up: make.int_gauge("whatsapp_exporter_storage_up", "Whether the storage takes commits.")?,
+                last_commit: make.gauge(
+                    "whatsapp_exporter_storage_last_commit_timestamp_seconds",
+                    "When the storage last took a commit; 0 before the first of this process.",
+                )?,
+                size: make.int_gauge("whatsapp_exporter_storage_size_bytes", "Size of the storage.")?,
+                commit_duration: make.histogram(
+                    "whatsapp_exporter_storage_commit_duration_seconds",
+                    "Time of a commit, with its fsync.",
+                    &REQUEST_SECONDS,
+                )?,
+                commit_errors,
+                size_errors,
+            },
+            registry: registry.clone(),
+        };
+        registry.register(Box::new(ProcessCollector::for_self()))?;
+        Ok(telemetry)
+    }
+
+    /// The metrics of a provider of [`providers::ALL`].
+    pub fn provider(&self, name: &str) -> Option<&ProviderMetrics> {
+        self.providers.iter().find(|provider| provider.name == name)
+    }
+
+    /// Counts an answer of the webhook listener. `provider` is `None` where the path names none.
+    pub fn answered(&self, provider: Option<&ProviderMetrics>, code: u16) {
+        let known = provider.and_then(|provider| provider.answered.iter().find(|(known, _)| *known == code));
+        match known {
+            Some((_, counter)) => counter.inc(),
+            None => {
+                let name = provider.map_or(NO_PROVIDER, |provider| provider.name);
+                self.requests.with_label_values(&[name, code.to_string().as_str()]).inc();
+            }
+        }
+    }
+
+    /// Notes that a delivery of a provider was accepted.
+    pub fn accepted(&self, provider: &'static str, at: Timestamp) {
+        self.last_accepted.with_label_values(&[provider]).set(at.as_seconds());
+    }
+
+    /// The metrics as they stand.
+    pub fn gather(&self) -> Vec<MetricFamily> {
+        self.registry.gather()
+    }
+}
+
+/// Makes metrics and registers them.
+struct Make<'a>(&'a Registry);
+
+impl Make<'_> {
+    fn register<M: prometheus::core::Collector + Clone + 'static>(&self, metric: M) -> prometheus::Result<M> {
+        self.0.register(Box::new(metric.clone()))?;
+        Ok(metric)
+    }
+
+    fn counter(&self, name: &str, help: &str) -> prometheus::Result<IntCounter> {
+        self.register(IntCounter::new(name, help)?)
+    }
+
+    fn counter_vec(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntCounterVec> {
+        self.register(IntCounterVec::new(Opts::new(name, help), labels)?)
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> prometheus::Result<Gauge> {
+        self.register(Gauge::new(name, help)?)
+    }
+
+    fn gauge_vec(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<GaugeVec> {
+        self.register(GaugeVec::new(Opts::new(name, help), labels)?)
+    }
+
+    fn int_gauge(&self, name: &str, help: &str) -> prometheus::Result<IntGauge> {
+        self.register(IntGauge::new(name, help)?)
+    }
+
+    fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> prometheus::Result<Histogram> {
+        self.register(Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec()))?)
+    }
+
+    fn histogram_vec(&self, name: &str, help: &str, buckets: &[f64]) -> prometheus::Result<HistogramVec> {
+        let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
+        self.register(HistogramVec::new(options, &["provider"])?)
+    }
+}

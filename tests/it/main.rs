@@ -1,0 +1,3 @@
+//! Behaviour as users see it: requests in, answers and samples out.
+
+mod support;

@@ -1,0 +1,303 @@
+//! What the tests share: a running exporter, a client, and a reader of samples.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{self, BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{Arc, Mutex},
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value as Json;
+
+/// A deadline for what should happen at once, on a machine that is busy with everything else.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The real binary, in a process of its own, ended with the test.
+pub struct Exporter {
+    child: Child,
+    log: Arc<Mutex<String>>,
+    pub web: SocketAddr,
+    pub webhook: SocketAddr,
+    arguments: Vec<String>,
+    environment: Vec<(String, String)>,
+    storage: PathBuf,
+}
+
+/// An answer to a request.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    /// Names in lower case.
+    pub headers: BTreeMap<String, String>,
+    pub body: Vec<u8>,
+}
+
+/// A sample of a page in the text format.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sample {
+    pub name: String,
+    pub labels: BTreeMap<String, String>,
+    pub value: f64,
+}
+
+impl Exporter {
+    /// Starts the binary on free ports with its storage in `storage`, and waits until it is ready.
+    pub fn start(storage: &Path, arguments: &[&str]) -> Self {
+        Self::start_with(storage, arguments, &[])
+    }
+
+    /// As [`Exporter::start`], with variables of the environment.
+    pub fn start_with(storage: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+        let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let exporter = Self::spawn(storage, arguments, environment);
+        exporter.wait_ready();
+        exporter
+    }
+
+    fn spawn(storage: &Path, arguments: Vec<String>, environment: Vec<(String, String)>) -> Self {
+        let mut child = command()
+            .args(["--web.listen-address=127.0.0.1:0", "--webhook.listen-address=127.0.0.1:0", "--log.format=json"])
+            .arg(format!("--storage.path={}", storage.display()))
+            .args(&arguments)
+            .envs(environment.iter().map(|(name, value)| (name, value)))
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = Arc::new(Mutex::new(String::new()));
+        let (addresses, listening) = std::sync::mpsc::channel();
+        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let sink = Arc::clone(&log);
+        thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                let event: Json = serde_json::from_str(&line).unwrap_or_default();
+                if event["message"] == "listening" {
+                    let _ = addresses.send(event["address"].as_str().unwrap().parse::<SocketAddr>().unwrap());
+                }
+                let mut sink = sink.lock().unwrap();
+                sink.push_str(&line);
+                sink.push('\n');
+            }
+        });
+        let address = || {
+            listening
+                .recv_timeout(PATIENCE)
+                .unwrap_or_else(|_| panic!("the exporter does not listen:\n{}", log.lock().unwrap()))
+        };
+        // The program says where it listens in that order.
+        let (web, webhook) = (address(), address());
+        Self { child, log, web, webhook, arguments, environment, storage: storage.into() }
+    }
+
+    fn wait_ready(&self) {
+        wait_for("the exporter to be ready", || self.get("/-/ready").status == 200);
+    }
+
+    /// Ends the process with SIGKILL and starts it on the same storage.
+    pub fn kill_and_restart(self) -> Self {
+        self.end("KILL");
+        self.start_again()
+    }
+
+    /// Starts the same process once more; this one must have ended.
+    pub fn start_again(&self) -> Self {
+        let again = Self::spawn(&self.storage, self.arguments.clone(), self.environment.clone());
+        again.wait_ready();
+        again
+    }
+
+    /// Sends a signal without waiting.
+    pub fn signal(&self, signal: &str) {
+        let status = Command::new("kill").args(["-s", signal, &self.child.id().to_string()]).status().unwrap();
+        assert!(status.success(), "no process to send {signal} to");
+    }
+
+    /// Sends a signal and waits for the end.
+    pub fn end(mut self, signal: &str) -> (ExitStatus, String) {
+        self.signal(signal);
+        let status = self.wait();
+        (status, self.log())
+    }
+
+    /// Waits for the process to end.
+    pub fn wait(&mut self) -> ExitStatus {
+        let mut ended = None;
+        wait_for("the exporter to end", || {
+            ended = self.child.try_wait().unwrap();
+            ended.is_some()
+        });
+        ended.unwrap()
+    }
+
+    /// What the process has logged so far, a JSON object a line.
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// Asks the private listener.
+    pub fn get(&self, path: &str) -> Answer {
+        request(self.web, "GET", path, &[], b"").unwrap_or(Answer { status: 0, headers: BTreeMap::new(), body: vec![] })
+    }
+
+    /// Sends a webhook as JSON without authentication.
+    pub fn post(&self, path: &str, body: &str) -> Answer {
+        request(self.webhook, "POST", path, &[("Content-Type", "application/json")], body.as_bytes()).unwrap()
+    }
+
+    /// The samples of the page.
+    pub fn samples(&self) -> Vec<Sample> {
+        let answer = self.get("/metrics");
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        samples(answer.text())
+    }
+
+    /// The value of the one series of that name that carries these labels, if there is one.
+    pub fn value(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
+        value(&self.samples(), name, labels)
+    }
+}
+
+impl Drop for Exporter {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Answer {
+    pub fn text(&self) -> &str {
+        str::from_utf8(&self.body).unwrap()
+    }
+
+    pub fn json(&self) -> Json {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {:?}", self.text()))
+    }
+}
+
+/// The binary, without any variable that would configure it.
+pub fn command() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_whatsapp-quality-exporter"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("WHATSAPP_EXPORTER_") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+/// Sends a request on a connection of its own and reads the answer.
+pub fn request(
+    address: SocketAddr,
+    method: &str,
+    target: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> io::Result<Answer> {
+    let mut head = format!("{method} {target} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n");
+    for (name, value) in headers {
+        head.push_str(&format!("{name}: {value}\r\n"));
+    }
+    if !body.is_empty() || method == "POST" {
+        head.push_str(&format!("Content-Length: {}\r\n", body.len()));
+    }
+    head.push_str("\r\n");
+    let mut stream = connect(address)?;
+    stream.write_all(head.as_bytes())?;
+    stream.write_all(body)?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    parse_answer(&answer)
+}
+
+/// A connection that gives up in the end.
+pub fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    Ok(stream)
+}
+
+/// Reads an answer that is there as a whole.
+pub fn parse_answer(bytes: &[u8]) -> io::Result<Answer> {
+    let broken = || io::Error::new(io::ErrorKind::UnexpectedEof, "no whole answer");
+    let end = bytes.windows(4).position(|window| window == b"\r\n\r\n").ok_or_else(broken)?;
+    let head = str::from_utf8(&bytes[..end]).map_err(|_| broken())?;
+    let mut lines = head.split("\r\n");
+    let status = lines.next().and_then(|line| line.split(' ').nth(1)).and_then(|code| code.parse().ok());
+    let headers = lines
+        .filter_map(|line| line.split_once(": "))
+        .map(|(name, value)| (name.to_lowercase(), value.to_owned()))
+        .collect();
+    Ok(Answer { status: status.ok_or_else(broken)?, headers, body: bytes[end + 4..].to_vec() })
+}
+
+/// Waits for a condition, never for a time.
+pub fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !condition() {
+        assert!(began.elapsed() < PATIENCE, "waited in vain for {what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Reads a page in the text format; panics where a line is not valid.
+pub fn samples(page: &str) -> Vec<Sample> {
+    page.split('\n').filter(|line| !line.is_empty() && !line.starts_with('#')).map(sample).collect()
+}
+
+fn sample(line: &str) -> Sample {
+    let name_end = line.find(['{', ' ']).unwrap_or_else(|| panic!("no sample: {line:?}"));
+    let (name, mut rest) = line.split_at(name_end);
+    let mut labels = BTreeMap::new();
+    if let Some(inside) = rest.strip_prefix('{') {
+        rest = inside;
+        loop {
+            if let Some(after) = rest.strip_prefix('}') {
+                rest = after;
+                break;
+            }
+            let (label, after) = rest.split_once("=\"").unwrap_or_else(|| panic!("no label: {line:?}"));
+            let mut value = String::new();
+            let mut characters = after.char_indices();
+            let end = loop {
+                match characters.next().unwrap_or_else(|| panic!("no end of a label: {line:?}")) {
+                    (at, '"') => break at,
+                    (_, '\\') => match characters.next() {
+                        Some((_, 'n')) => value.push('\n'),
+                        Some((_, escaped @ ('\\' | '"'))) => value.push(escaped),
+                        _ => panic!("no escape: {line:?}"),
+                    },
+                    (_, character) => value.push(character),
+                }
+            };
+            assert!(labels.insert(label.to_owned(), value).is_none(), "repeated label: {line:?}");
+            rest = &after[end + 1..];
+            rest = rest.strip_prefix(',').unwrap_or(rest);
+        }
+    }
+    let value = rest.strip_prefix(' ').unwrap_or_else(|| panic!("no value: {line:?}"));
+    Sample { name: name.to_owned(), labels, value: value.replace("Inf", "inf").parse().unwrap() }
+}
+
+/// The value of the one sample of that name that carries these labels, if there is one.
+pub fn value(samples: &[Sample], name: &str, labels: &[(&str, &str)]) -> Option<f64> {
+    let carries = |sample: &&Sample| {
+        sample.name == name
+            && labels.iter().all(|(label, value)| sample.labels.get(*label).is_some_and(|found| found == value))
+    };
+    let mut found = samples.iter().filter(carries);
+    let value = found.next().map(|sample| sample.value);
+    assert!(found.next().is_none(), "more than one {name} carries {labels:?}");
+    value
+}
+
+/// A file below `tests/`.
+pub fn fixture(path: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(path);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}

@@ -99,7 +99,7 @@ impl Exporter {
     }
 
     /// Ends the process with SIGKILL and starts it on the same storage.
-    pub fn kill_and_restart(self) -> Self {
+    pub fn kill_and_restart(mut self) -> Self {
         self.end("KILL");
         self.start_again()
     }
@@ -118,10 +118,9 @@ impl Exporter {
     }
 
     /// Sends a signal and waits for the end.
-    pub fn end(mut self, signal: &str) -> (ExitStatus, String) {
+    pub fn end(&mut self, signal: &str) -> ExitStatus {
         self.signal(signal);
-        let status = self.wait();
-        (status, self.log())
+        self.wait()
     }
 
     /// Waits for the process to end.

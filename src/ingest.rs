@@ -22,8 +22,8 @@ use crate::{
     telemetry::Telemetry,
 };
 
-/// Deliveries that may wait for the writer; there are never more connections than that.
-const QUEUE: usize = 4096;
+/// Deliveries that may wait for the writer.
+const QUEUE: usize = 2048;
 /// Deliveries that go into one commit.
 const BATCH: usize = 1024;
 /// How often a storage that failed is tried.

@@ -96,7 +96,7 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: impl Future<Out
     let gates = Gate::all(&config.providers, config.webhooks_on_loopback());
     announce(&gates);
     let webhooks = Arc::new(Webhooks::new(gates, Arc::clone(&entrance), Arc::clone(&telemetry)));
-    let mut servers = start(listeners.webhook, &webhooks, &stopped)?;
+    let mut servers = start("webhook", listeners.webhook, &webhooks, &stopped)?;
     drop(webhooks);
 
     let mut shutdown = std::pin::pin!(shutdown);
@@ -170,6 +170,7 @@ async fn load(config: &Config, table: Arc<Table>) -> Result<(Fold, Sqlite), RunE
 }
 
 fn start<H: Handler>(
+    name: &str,
     listeners: Vec<TcpListener>,
     handler: &Arc<H>,
     stopped: &watch::Receiver<bool>,
@@ -178,7 +179,7 @@ fn start<H: Handler>(
     for listener in listeners {
         listener.set_nonblocking(true)?;
         let listener = tokio::net::TcpListener::from_std(listener)?;
-        info!(address = %listener.local_addr()?, "listening");
+        info!(listener = name, address = %listener.local_addr()?, "listening");
         servers.spawn(http::serve(listener, Arc::clone(handler), stopped.clone()));
     }
     Ok(servers)
@@ -200,7 +201,7 @@ impl WebThread {
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         let mut servers = {
             let _entered = runtime.enter();
-            start(listeners, &Arc::new(web), &stopped)?
+            start("web", listeners, &Arc::new(web), &stopped)?
         };
         let serve = move || {
             runtime.block_on(async {

@@ -14,8 +14,8 @@ use tracing::{debug, warn};
 
 use super::Answer;
 
-/// Connections at a time, each listener.
-const MAX_CONNECTIONS: u32 = 1024;
+/// Connections at a time, each listener: two of them fit into the usual 1024 file descriptors.
+const MAX_CONNECTIONS: u32 = 480;
 /// For a request's head, and for the next request on a connection.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// The head of a request; beyond it hyper answers 431.

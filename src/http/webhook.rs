@@ -55,7 +55,7 @@ impl Webhooks {
         let query = head.uri.query().unwrap_or_default();
         if !gate.is_on() || path_token.is_some() && !gate.takes_token() {
             discard(body).await;
-            return not_found();
+            return rejected(gate, StatusCode::NOT_FOUND, &"nothing is served at this path");
         }
         if provider.auth() == Auth::Signature && head.method == Method::GET {
             return handshake(gate, metrics, query);
@@ -64,6 +64,7 @@ impl Webhooks {
             discard(body).await;
             let handshake = (provider.auth() == Auth::Signature).then_some("GET");
             let methods = provider.methods().iter().map(Method::as_str);
+            warn!(provider = provider.name(), code = 405, reason = "wrong method", "webhook rejected");
             return method_not_allowed(&handshake.into_iter().chain(methods).collect::<Vec<_>>());
         }
         let proof = match gate.check(&head.headers, path_token) {

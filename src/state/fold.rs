@@ -50,10 +50,10 @@ pub enum Outcome {
     Refused,
 }
 
-/// The limit that the change's subject showed, before and after.
+/// The limit of the change's subject, before and after.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Applied {
-    /// Before.
+    /// Before: what was shown, or else what the provider says.
     pub old_limit: Option<MessagingLimit>,
     /// After.
     pub new_limit: Option<MessagingLimit>,
@@ -191,7 +191,7 @@ impl Draft<'_> {
             }
             None => {}
         }
-        let applied = Applied { old_limit: before, new_limit: number.limit.value() };
+        let applied = Applied { old_limit: before.or(old_limit), new_limit: number.limit.value() };
 
         if is_new {
             self.born.push(key.clone());

@@ -300,3 +300,12 @@ pub fn fixture(path: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(path);
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
+
+/// Compares with a file below `tests/`, or writes it where `UPDATE_GOLDEN` is set.
+pub fn assert_golden(path: &str, text: &str) {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(path);
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        fs::write(&file, text).unwrap();
+    }
+    assert!(fs::read_to_string(&file).is_ok_and(|golden| golden == text), "{path} is stale: run make golden");
+}

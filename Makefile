@@ -1,0 +1,26 @@
+# What people type. `make test` is what CI runs.
+
+export PATH := $(CURDIR)/target/tools/usr/bin:$(PATH)
+
+.PHONY: run setup test lint golden
+
+run: ## builds the exporter and starts it on loopback, with its storage in ./data
+	@cargo build --release --locked --quiet --bins --example webhooks
+	@target/release/examples/webhooks
+	@exec target/release/whatsapp-quality-exporter
+
+setup: ## gets what the tests need
+	@tests/setup
+
+lint:
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- --deny warnings
+	RUSTDOCFLAGS='--deny warnings' cargo doc --locked --no-deps --document-private-items
+
+test: setup lint ## everything: format, lints, documentation, tests
+	cargo build --release --locked --bins --examples
+	cargo test --locked
+	tests/fifth-provider
+
+golden: setup ## writes the golden files again; read the difference before you commit it
+	UPDATE_GOLDEN=1 cargo test --locked --test it golden

@@ -1,0 +1,16 @@
+//! Prints a `curl` line for each provider, with the delivery that it documents.
+
+#![allow(clippy::print_stdout, reason = "that is what it is for")]
+
+use whatsapp_quality_exporter::providers::{self, Example};
+
+fn main() {
+    println!("Send a webhook, each line as it is, and look at http://127.0.0.1:10877/metrics:\n");
+    for provider in providers::ALL {
+        let url = format!("http://127.0.0.1:10878/webhooks/{}", provider.name());
+        match provider.example() {
+            Example::Query(query) => println!("curl '{url}?{query}'\n"),
+            Example::Json(body) => println!("curl -d '{body}' {url}\n"),
+        }
+    }
+}

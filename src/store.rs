@@ -157,7 +157,9 @@ fn encode(record: &Record) -> String {
 
 fn decode(key: &str, value: &str) -> Result<Record, Unreadable> {
     let damaged = |what: &dyn fmt::Display| Unreadable::Damaged(what.to_string());
-    let parts: Vec<&str> = serde_json::from_str(key).map_err(|_| damaged(&"a key is not readable"))?;
+    // Owned: what is escaped in JSON cannot be borrowed from it.
+    let parts: Vec<String> = serde_json::from_str(key).map_err(|_| damaged(&"a key is not readable"))?;
+    let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
     let provider = |name: &str| {
         let provider = providers::ALL.iter().find(|provider| provider.name() == name);
         provider.map(|provider| provider.name()).ok_or_else(|| damaged(&"a record is of an unknown provider"))

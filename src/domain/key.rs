@@ -57,10 +57,9 @@ const MAX_CHARACTERS: usize = 64;
 impl PhoneNumber {
     /// Normalises a number as a provider sends it.
     pub fn parse(text: &str) -> Result<Self, InvalidKey> {
-        let mut number: String = text.chars().filter(|c| !matches!(c, ' ' | '-' | '.' | '(' | ')')).collect();
-        if number.starts_with('+') {
-            number.remove(0);
-        }
+        let bare: String = text.chars().filter(|c| !matches!(c, ' ' | '-' | '.' | '(' | ')')).collect();
+        // Every leading `+`, so that a number reads as itself again: from the storage, from a filter.
+        let number = bare.trim_start_matches('+');
         if number.is_empty() {
             Err(InvalidKey::NumberEmpty)
         } else if number.chars().count() > MAX_CHARACTERS {
@@ -68,7 +67,7 @@ impl PhoneNumber {
         } else if number.contains(['<', '>']) {
             Err(InvalidKey::NumberPlaceholder)
         } else {
-            decoded(&number)?;
+            decoded(number)?;
             Ok(Self(number.into()))
         }
     }
@@ -144,7 +143,7 @@ mod tests {
 
     #[test]
     fn spellings_of_one_number_are_one() {
-        for text in ["15550783881", "+1 555-078-3881", " 15550783881", "(1555) 078.3881", "+15550783881"] {
+        for text in ["15550783881", "+1 555-078-3881", " 15550783881", "(1555) 078.3881", "+ (+) 15550783881"] {
             assert_eq!(PhoneNumber::parse(text).unwrap().as_str(), "15550783881", "{text:?}");
         }
         assert_eq!(PhoneNumber::parse("1086***36726376").unwrap().as_str(), "1086***36726376");

@@ -60,13 +60,11 @@ impl Bodies {
                 if length > SMALL && large.is_none() {
                     large = Some(self.large.try_acquire().map_err(|_| BodyError::Busy)?);
                 }
-                if first.is_empty() {
+                // A body of one frame, as most are, is never copied.
+                if first.is_empty() && rest.is_empty() {
                     first = data;
                 } else {
-                    if rest.is_empty() {
-                        rest.extend_from_slice(&first);
-                        first = Bytes::new();
-                    }
+                    rest.extend_from_slice(&std::mem::take(&mut first));
                     rest.extend_from_slice(&data);
                 }
             }

@@ -35,6 +35,7 @@ pub struct Draft<'a> {
     accounts: HashMap<AccountKey, Arc<Account>>,
     accepted: HashMap<&'static str, Timestamp>,
     born: Vec<NumberKey>,
+    born_accounts: usize,
 }
 
 /// What became of a change.
@@ -83,6 +84,7 @@ impl Fold {
             accounts: HashMap::new(),
             accepted: HashMap::new(),
             born: Vec::new(),
+            born_accounts: 0,
         }
     }
 
@@ -211,7 +213,7 @@ impl Draft<'_> {
         received: Timestamp,
     ) -> Outcome {
         let known = self.account(&change.account);
-        if known.is_none() && self.fold.table.accounts_len() + self.accounts.len() >= self.fold.max_phone_numbers {
+        if known.is_none() && self.fold.table.accounts_len() + self.born_accounts >= self.fold.max_phone_numbers {
             return Outcome::Refused;
         }
         let account = known.unwrap_or_default();
@@ -232,7 +234,7 @@ impl Draft<'_> {
                 facts.note(newer);
             }
             None => {
-                self.accounts.insert(change.account.clone(), Arc::new(account));
+                self.put_account(change.account.clone(), account);
             }
         }
         let new_limit = self.account(&change.account).and_then(|account| account.limit.value());
@@ -251,7 +253,7 @@ impl Draft<'_> {
     ) -> bool {
         let before = account.limit.value();
         let newer = account.limit.say(limit, at, before, hint, received);
-        self.accounts.insert(key.clone(), Arc::new(account));
+        self.put_account(key.clone(), account);
         if newer {
             for key in self.touched_by(key, before != Some(limit)) {
                 let Some(mut number) = self.number(&key) else { continue };
@@ -285,6 +287,11 @@ impl Draft<'_> {
 
     fn account(&self, key: &AccountKey) -> Option<Arc<Account>> {
         self.accounts.get(key).cloned().or_else(|| self.fold.table.account(key))
+    }
+
+    fn put_account(&mut self, key: AccountKey, account: Account) {
+        self.born_accounts += usize::from(self.account(&key).is_none());
+        self.accounts.insert(key, Arc::new(account));
     }
 
     fn put_number(&mut self, key: NumberKey, number: Number, account_limit: Option<MessagingLimit>) {

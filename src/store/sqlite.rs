@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags, config::DbConfig};
 
 use super::{Record, Store, StoreError, Unreadable, decode, encode, key_of};
 
@@ -64,11 +64,8 @@ impl Sqlite {
             .map_err(|error| unreadable(&self.database, error))?;
         if verdict == "ok" { Ok(()) } else { Err(damaged(&self.database, &verdict)) }
     }
-}
 
-impl Store for Sqlite {
-    fn load(&mut self, each: &mut dyn FnMut(Record)) -> Result<(), StoreError> {
-        self.check()?;
+    fn read(&self, each: &mut dyn FnMut(Record)) -> Result<(), StoreError> {
         let failed = |error| unreadable(&self.database, error);
         let mut all = self.connection.prepare("SELECT key, value FROM documents ORDER BY key").map_err(failed)?;
         let mut rows = all.query([]).map_err(failed)?;
@@ -83,6 +80,17 @@ impl Store for Sqlite {
             })?);
         }
         Ok(())
+    }
+}
+
+impl Store for Sqlite {
+    fn load(&mut self, each: &mut dyn FnMut(Record)) -> Result<(), StoreError> {
+        self.check()?;
+        self.read(each)?;
+        // Only now, so that a database that is refused stays as it was, and the log beside it, too.
+        let failed = Self::engine("open");
+        self.connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false).map_err(&failed)?;
+        self.connection.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;").map_err(&failed)
     }
 
     fn commit(&mut self, records: &[Record]) -> Result<(), StoreError> {
@@ -116,11 +124,15 @@ impl Store for Sqlite {
 
     fn size_bytes(&self) -> Result<u64, StoreError> {
         let failed = |source| StoreError::Folder { path: self.database.clone(), source };
-        let mut wal = self.database.clone().into_os_string();
-        wal.push("-wal");
-        let wal = fs::metadata(&wal).map(|found| found.len()).unwrap_or_default();
-        Ok(fs::metadata(&self.database).map_err(failed)?.len() + wal)
+        Ok(fs::metadata(&self.database).map_err(failed)?.len() + log_bytes(&self.database))
     }
+}
+
+/// The size of the write-ahead log beside a database.
+fn log_bytes(database: &Path) -> u64 {
+    let mut log = database.as_os_str().to_owned();
+    log.push("-wal");
+    fs::metadata(&log).map(|found| found.len()).unwrap_or_default()
 }
 
 /// Phone numbers are personal data: what is made here is for this user alone.
@@ -164,6 +176,8 @@ fn open_existing(database: &Path) -> Result<Connection, StoreError> {
     let connection =
         Connection::open_with_flags(database, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)
             .map_err(failed)?;
+    // Closing would write the log of a killed process into the database; an empty one is only removed.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, log_bytes(database) > 0).map_err(failed)?;
     // A person with the sqlite3 shell may hold the lock for a moment.
     connection.busy_timeout(Duration::from_secs(1)).map_err(failed)?;
     let pragma = |name: &str| connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, u32>(0));
@@ -175,7 +189,6 @@ fn open_existing(database: &Path) -> Result<Connection, StoreError> {
     if format > FORMAT {
         return Err(newer(database, format));
     }
-    connection.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;").map_err(failed)?;
     Ok(connection)
 }
 

@@ -6,12 +6,13 @@ use std::{
     io::{self, BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Child, Command, ExitStatus, Output, Stdio},
     sync::{Arc, Mutex},
     thread,
     time::{Duration, Instant},
 };
 
+use aws_lc_rs::hmac;
 use serde_json::Value as Json;
 
 /// A deadline for what should happen at once, on a machine that is busy with everything else.
@@ -21,6 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Exporter {
     child: Child,
     log: Arc<Mutex<String>>,
+    log_reader: Option<thread::JoinHandle<()>>,
     pub web: SocketAddr,
     pub webhook: SocketAddr,
     arguments: Vec<String>,
@@ -55,14 +57,28 @@ impl Exporter {
     pub fn start_with(storage: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
         let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
         let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        let exporter = Self::spawn(storage, arguments, environment);
-        exporter.wait_ready();
-        exporter
+        Self::spawn(command(), storage, arguments, environment)
     }
 
-    fn spawn(storage: &Path, arguments: Vec<String>, environment: Vec<(String, String)>) -> Self {
-        let mut child = command()
-            .args(["--web.listen-address=127.0.0.1:0", "--webhook.listen-address=127.0.0.1:0", "--log.format=json"])
+    /// As [`Exporter::start`], on a disk that is full where a file reaches `bytes`; started again, it has no limit.
+    pub fn start_on_small_disk(storage: &Path, bytes: usize) -> Self {
+        let program = command();
+        let mut shell = Command::new("sh");
+        // The signal would end the process before it sees the error that a full disk gives.
+        let script = format!("trap '' XFSZ; ulimit -f {}; exec \"$0\" \"$@\"", bytes / 512);
+        shell.args(["-c", &script]).arg(program.get_program());
+        for (name, _) in program.get_envs() {
+            shell.env_remove(name);
+        }
+        Self::spawn(shell, storage, vec![], vec![])
+    }
+
+    fn spawn(mut program: Command, storage: &Path, arguments: Vec<String>, environment: Vec<(String, String)>) -> Self {
+        if !arguments.iter().any(|argument| argument.starts_with("--log.format=")) {
+            program.arg("--log.format=json");
+        }
+        let mut child = program
+            .args(["--web.listen-address=127.0.0.1:0", "--webhook.listen-address=127.0.0.1:0"])
             .arg(format!("--storage.path={}", storage.display()))
             .args(&arguments)
             .envs(environment.iter().map(|(name, value)| (name, value)))
@@ -73,29 +89,28 @@ impl Exporter {
         let (addresses, listening) = std::sync::mpsc::channel();
         let lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let sink = Arc::clone(&log);
-        thread::spawn(move || {
+        let log_reader = thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
-                let event: Json = serde_json::from_str(&line).unwrap_or_default();
-                if event["message"] == "listening" {
-                    let _ = addresses.send(event["address"].as_str().unwrap().parse::<SocketAddr>().unwrap());
+                if let Some(address) = listening_address(&line) {
+                    let _ = addresses.send(address);
                 }
                 let mut sink = sink.lock().unwrap();
                 sink.push_str(&line);
                 sink.push('\n');
             }
         });
-        let address = || {
-            listening
-                .recv_timeout(PATIENCE)
-                .unwrap_or_else(|_| panic!("the exporter does not listen:\n{}", log.lock().unwrap()))
+        let mut address = || {
+            listening.recv_timeout(PATIENCE).unwrap_or_else(|_| {
+                let _ = child.kill();
+                panic!("the exporter does not listen:\n{}", log.lock().unwrap())
+            })
         };
         // The program says where it listens in that order.
         let (web, webhook) = (address(), address());
-        Self { child, log, web, webhook, arguments, environment, storage: storage.into() }
-    }
-
-    fn wait_ready(&self) {
-        wait_for("the exporter to be ready", || self.get("/-/ready").status == 200);
+        let log_reader = Some(log_reader);
+        let exporter = Self { child, log, log_reader, web, webhook, arguments, environment, storage: storage.into() };
+        wait_for("the exporter to be ready", || exporter.get("/-/ready").status == 200);
+        exporter
     }
 
     /// Ends the process with SIGKILL and starts it on the same storage.
@@ -106,9 +121,7 @@ impl Exporter {
 
     /// Starts the same process once more; this one must have ended.
     pub fn start_again(&self) -> Self {
-        let again = Self::spawn(&self.storage, self.arguments.clone(), self.environment.clone());
-        again.wait_ready();
-        again
+        Self::spawn(command(), &self.storage, self.arguments.clone(), self.environment.clone())
     }
 
     /// Sends a signal without waiting.
@@ -123,13 +136,16 @@ impl Exporter {
         self.wait()
     }
 
-    /// Waits for the process to end.
+    /// Waits for the process to end; then its log is whole.
     pub fn wait(&mut self) -> ExitStatus {
         let mut ended = None;
         wait_for("the exporter to end", || {
             ended = self.child.try_wait().unwrap();
             ended.is_some()
         });
+        if let Some(reader) = self.log_reader.take() {
+            reader.join().unwrap();
+        }
         ended.unwrap()
     }
 
@@ -189,6 +205,25 @@ pub fn command() -> Command {
     command
 }
 
+/// Runs a command that should end by itself; where it does not, it has no exit status.
+pub fn finish(mut command: Command) -> Output {
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let began = Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        if began.elapsed() > PATIENCE {
+            child.kill().unwrap();
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    child.wait_with_output().unwrap()
+}
+
+/// The value of `X-Hub-Signature-256`, as Meta makes it.
+pub fn sign(secret: &str, body: &[u8]) -> String {
+    let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
+    format!("sha256={}", base16ct::lower::encode_string(hmac::sign(&key, body).as_ref()))
+}
+
 /// Sends a request on a connection of its own and reads the answer.
 pub fn request(
     address: SocketAddr,
@@ -205,9 +240,13 @@ pub fn request(
         head.push_str(&format!("Content-Length: {}\r\n", body.len()));
     }
     head.push_str("\r\n");
+    exchange(address, &[head.as_bytes(), body].concat())
+}
+
+/// Sends bytes on a connection of their own and reads the answer, to the end of the connection.
+pub fn exchange(address: SocketAddr, bytes: &[u8]) -> io::Result<Answer> {
     let mut stream = connect(address)?;
-    stream.write_all(head.as_bytes())?;
-    stream.write_all(body)?;
+    stream.write_all(bytes)?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;
     parse_answer(&answer)
@@ -233,6 +272,13 @@ pub fn parse_answer(bytes: &[u8]) -> io::Result<Answer> {
         .map(|(name, value)| (name.to_lowercase(), value.to_owned()))
         .collect();
     Ok(Answer { status: status.ok_or_else(broken)?, headers, body: bytes[end + 4..].to_vec() })
+}
+
+/// The address in a line of the log that says where the process listens.
+fn listening_address(line: &str) -> Option<SocketAddr> {
+    // Whether it is JSON or logfmt.
+    let (_, address) = line.split_once("listening").and_then(|(_, rest)| rest.split_once("address"))?;
+    address.trim_matches(['"', ':', '=', '}']).parse().ok()
 }
 
 /// Waits for a condition, never for a time.
@@ -297,15 +343,21 @@ pub fn value(samples: &[Sample], name: &str, labels: &[(&str, &str)]) -> Option<
 
 /// A file below `tests/`.
 pub fn fixture(path: &str) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(path);
+    let path = fixture_path(path);
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
 /// Compares with a file below `tests/`, or writes it where `UPDATE_GOLDEN` is set.
 pub fn assert_golden(path: &str, text: &str) {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(path);
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
-        fs::write(&file, text).unwrap();
+        let path = fixture_path(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    } else {
+        assert_eq!(text, fixture(path), "tests/{path} differs; where that is wanted: make golden");
     }
-    assert!(fs::read_to_string(&file).is_ok_and(|golden| golden == text), "{path} is stale: run make golden");
+}
+
+fn fixture_path(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(path)
 }

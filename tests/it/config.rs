@@ -1,0 +1,377 @@
+//! The command line and the environment: what starts, what is refused with which sentence, and how it ends.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::TcpListener,
+    process::Output,
+};
+
+use crate::support::{Exporter, assert_golden, command, connect, finish, parse_answer, request, sign, wait_for};
+
+const SECRET_FLAGS: [&str; 5] =
+    ["meta.app-secret", "meta.verify-token", "8x8.token", "innopaas.token", "kaleyra.token"];
+const SECRET: &str = "hunter2";
+const FLAGGED: &str = r#"{"eventId":"1","eventType":"phone_number_quality_update","eventDetails":{"displayPhoneNumber":"15550783881","meta":{"event":"FLAGGED"}}}"#;
+
+// Help and version
+
+#[test]
+fn help_is_the_golden_one() {
+    let output = run(&["--help"], &[]);
+    assert_eq!(output.status.code(), Some(0));
+    assert_golden("fixtures/help.txt", &stdout(&output));
+    assert_eq!(stdout(&run(&["-h"], &[])), stdout(&output));
+}
+
+#[test]
+fn help_and_mistakes_never_print_a_secret() {
+    let variables = SECRET_FLAGS.map(|flag| (variable(flag), SECRET));
+    let secrets: Vec<_> = variables.iter().map(|(name, secret)| (name.as_str(), *secret)).collect();
+    for (arguments, status) in [
+        (&["--help"][..], 0),
+        (&["--version"], 0),
+        (&["--no-such-flag"], 2),
+        (&["--log.level=loud"], 2),
+        (&["--8x8.token-file=/dev/null"], 2),
+    ] {
+        let output = run(arguments, &secrets);
+        assert_eq!(output.status.code(), Some(status), "{output:?}");
+        let printed = stdout(&output) + &stderr(&output);
+        assert!(!printed.is_empty() && !printed.contains(SECRET), "{printed}");
+    }
+    assert_eq!(stdout(&run(&["--help"], &secrets)), stdout(&run(&["--help"], &[])));
+}
+
+#[test]
+fn the_version_says_what_was_built() {
+    let output = run(&["--version"], &[]);
+    assert_eq!(output.status.code(), Some(0));
+    let start = concat!("whatsapp-quality-exporter ", env!("CARGO_PKG_VERSION"), " (revision ");
+    let printed = stdout(&output);
+    assert!(printed.starts_with(start) && printed.contains(", rustc 1.") && printed.ends_with(")\n"), "{printed}");
+}
+
+// What is refused
+
+#[test]
+fn a_flag_that_is_none_is_refused() {
+    for flag in ["--no-such-flag", "--8x8.token=hunter2", "--meta.app-secret=hunter2", "extra"] {
+        let sentence = refused(&[flag], &[]);
+        let name = flag.split('=').next().unwrap();
+        assert!(sentence.starts_with("error: ") && sentence.contains(name), "{sentence}");
+        assert!(!sentence.contains(SECRET), "{sentence}");
+    }
+}
+
+#[test]
+fn a_value_that_is_none_is_refused_from_the_flag_and_from_the_environment() {
+    for (flag, value) in [
+        ("web.listen-address", "127.0.0.1"),
+        ("web.listen-address", "127.0.0.1:65536"),
+        ("web.listen-address", ""),
+        ("webhook.listen-address", "port 80"),
+        ("webhook.listen-address", ":http"),
+        ("web.telemetry-path", "metrics"),
+        ("web.telemetry-path", "/"),
+        ("web.telemetry-path", "/-/ready"),
+        ("web.telemetry-path", "/api/v1/phone_numbers"),
+        ("webhook.allow-unauthenticated", "nobody"),
+        ("webhook.allow-unauthenticated", "meta,nobody"),
+        ("limits.max-phone-numbers", "-1"),
+        ("limits.max-phone-numbers", "many"),
+        ("log.level", "loud"),
+        ("log.format", "xml"),
+    ] {
+        for sentence in [refused(&[&format!("--{flag}={value}")], &[]), refused(&[], &[(&variable(flag), value)])] {
+            assert!(sentence.starts_with("error: ") && sentence.contains(&format!("--{flag}")), "{sentence}");
+        }
+    }
+    // A switch takes a value from the environment alone.
+    assert!(refused(&[], &[("WHATSAPP_EXPORTER_LOG_PHONE_NUMBERS", "maybe")]).contains("--log.phone-numbers"));
+}
+
+#[test]
+fn an_empty_secret_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, content) in [("empty", ""), ("newline", "\n"), ("carriage-return", "\r\n")] {
+        let file = folder.path().join(name);
+        fs::write(&file, content).unwrap();
+        let file = file.to_str().unwrap();
+        for flag in SECRET_FLAGS {
+            let flag = format!("{flag}-file");
+            for sentence in [refused(&[&format!("--{flag}={file}")], &[]), refused(&[], &[(&variable(&flag), file)])] {
+                assert!(
+                    sentence.contains("is empty") && sentence.contains(&flag) && sentence.contains(file),
+                    "{sentence}"
+                );
+            }
+        }
+    }
+    for flag in SECRET_FLAGS {
+        let name = variable(flag);
+        let sentence = refused(&[], &[(&name, "")]);
+        assert!(sentence.contains("is empty") && sentence.contains(&name), "{sentence}");
+    }
+}
+
+#[test]
+fn a_secret_file_that_is_not_there_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let right = folder.path().join("right");
+    fs::write(&right, SECRET).unwrap();
+    let missing = folder.path().join("missing").display().to_string();
+    for flag in SECRET_FLAGS {
+        let sentence =
+            refused(&[&format!("--{flag}-file={}", right.display()), &format!("--{flag}-file={missing}")], &[]);
+        assert!(sentence.contains(&format!("--{flag}-file")) && sentence.contains(&missing), "{sentence}");
+        assert!(!sentence.contains(SECRET), "{sentence}");
+    }
+}
+
+#[test]
+fn a_public_listener_that_could_trust_nobody_is_refused() {
+    for addresses in ["0.0.0.0:0", "[::]:0", ":0", "127.0.0.1:0,0.0.0.0:0", "[::ffff:0.0.0.0]:0"] {
+        // The token of the handshake lets nobody send webhooks.
+        for environment in [&[][..], &[("WHATSAPP_EXPORTER_META_VERIFY_TOKEN", SECRET)]] {
+            let sentence = refused(&[&format!("--webhook.listen-address={addresses}")], environment);
+            for flag in [
+                "--webhook.listen-address",
+                "--webhook.allow-unauthenticated",
+                "--meta.app-secret-file",
+                "--8x8.token-file",
+                "--innopaas.token-file",
+                "--kaleyra.token-file",
+            ] {
+                assert!(sentence.contains(flag), "{flag} is not in: {sentence}");
+            }
+        }
+    }
+}
+
+#[test]
+fn an_address_in_use_is_a_failure() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let folder = tempfile::tempdir().unwrap();
+    let storage = format!("--storage.path={}", folder.path().display());
+    for (web, webhook) in [(address.as_str(), "127.0.0.1:0"), ("127.0.0.1:0", address.as_str())] {
+        let arguments =
+            [&format!("--web.listen-address={web}"), &format!("--webhook.listen-address={webhook}"), &storage];
+        let output = run(&arguments.map(String::as_str), &[]);
+        let log = stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "{log}");
+        assert!(log.contains(&format!("cannot listen on {address}")), "{log}");
+    }
+}
+
+// What starts
+
+#[test]
+fn on_a_public_listener_a_provider_without_a_secret_is_off() {
+    let folder = tempfile::tempdir().unwrap();
+    let secrets = [("WHATSAPP_EXPORTER_8X8_TOKEN", SECRET), ("WHATSAPP_EXPORTER_META_VERIFY_TOKEN", SECRET)];
+    // Besides the kit's own listener, which is loopback.
+    let public = "--webhook.listen-address=0.0.0.0:0";
+    let mut exporter = Exporter::start_with(folder.path(), &[public], &secrets);
+    let send = |exporter: &Exporter, method, target: &str, headers: &[(&str, &str)]| {
+        request(exporter.webhook, method, target, headers, FLAGGED.as_bytes()).unwrap().status
+    };
+    assert_eq!(send(&exporter, "POST", "/webhooks/8x8", &[("Authorization", SECRET)]), 200);
+    assert_eq!(send(&exporter, "POST", "/webhooks/8x8", &[]), 401);
+    for provider in ["meta", "innopaas", "kaleyra"] {
+        assert_eq!(send(&exporter, "POST", &format!("/webhooks/{provider}"), &[]), 404, "{provider}");
+    }
+    let handshake = format!("/webhooks/meta?hub.mode=subscribe&hub.challenge=1&hub.verify_token={SECRET}");
+    assert_eq!(send(&exporter, "GET", &handshake, &[]), 404);
+    exporter.end("TERM");
+    for provider in ["meta", "innopaas", "kaleyra"] {
+        let said = format!("\"provider\":\"{provider}\"");
+        let log = exporter.log();
+        let lines = log.lines().filter(|line| line.contains("provider is off") && line.contains(&said));
+        assert_eq!(lines.count(), 1, "{provider} in\n{log}");
+    }
+
+    let allowed = [public, "--webhook.allow-unauthenticated=kaleyra"];
+    let exporter = Exporter::start(folder.path(), &allowed);
+    assert_eq!(send(&exporter, "POST", "/webhooks/kaleyra", &[("X-Forwarded-For", "192.0.2.1")]), 200);
+    assert_eq!(send(&exporter, "POST", "/webhooks/8x8", &[("Authorization", SECRET)]), 404);
+}
+
+#[test]
+fn with_nothing_configured_all_providers_are_open_and_the_log_warns() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut exporter = Exporter::start(folder.path(), &[]);
+    for provider in ["meta", "8x8", "innopaas", "kaleyra"] {
+        assert_eq!(exporter.post(&format!("/webhooks/{provider}"), "{}").status, 200, "{provider}");
+    }
+    exporter.end("TERM");
+    let log = exporter.log();
+    let warnings =
+        log.lines().filter(|line| line.contains("\"WARN\"") && line.contains("provider is not authenticated"));
+    assert_eq!(warnings.count(), 4, "{log}");
+}
+
+#[test]
+fn flags_are_taken_from_the_environment() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut exporter = Exporter::start_with(
+        folder.path(),
+        &["--log.level=info"],
+        &[
+            ("WHATSAPP_EXPORTER_WEB_TELEMETRY_PATH", "/from/the/environment"),
+            ("WHATSAPP_EXPORTER_LIMITS_MAX_PHONE_NUMBERS", "3"),
+            ("WHATSAPP_EXPORTER_WEBHOOK_ALLOW_UNAUTHENTICATED", "8x8,kaleyra"),
+            ("WHATSAPP_EXPORTER_LOG_PHONE_NUMBERS", "true"),
+            // The flag is stronger.
+            ("WHATSAPP_EXPORTER_LOG_LEVEL", "error"),
+        ],
+    );
+    let page = exporter.get("/from/the/environment");
+    assert!(page.text().contains("\nwhatsapp_exporter_phone_numbers_max 3\n"), "{}", page.text());
+    assert_eq!(exporter.get("/metrics").status, 404);
+    for (provider, status) in [("meta", 401), ("8x8", 200), ("innopaas", 401), ("kaleyra", 200)] {
+        let path = format!("/webhooks/{provider}");
+        let proxied = request(exporter.webhook, "POST", &path, &[("Forwarded", "for=x")], FLAGGED.as_bytes());
+        assert_eq!(proxied.unwrap().status, status, "{provider}");
+    }
+    exporter.end("TERM");
+    assert!(exporter.log().contains("\"15550783881\""), "{}", exporter.log());
+
+    let below_a_file = folder.path().join("lock").join("data");
+    let environment = [
+        ("WHATSAPP_EXPORTER_WEB_LISTEN_ADDRESS", "127.0.0.1:0"),
+        ("WHATSAPP_EXPORTER_WEBHOOK_LISTEN_ADDRESS", "127.0.0.1:0,127.0.0.1:0"),
+        ("WHATSAPP_EXPORTER_STORAGE_PATH", below_a_file.to_str().unwrap()),
+        ("WHATSAPP_EXPORTER_LOG_FORMAT", "json"),
+    ];
+    let output = run(&[], &environment);
+    let log = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{log}");
+    assert!(log.starts_with('{') && log.contains(below_a_file.to_str().unwrap()), "{log}");
+    assert_eq!(log.matches("\"listening\"").count(), 3, "{log}");
+}
+
+#[test]
+fn secrets_are_taken_from_the_environment_and_from_files_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let written = |name: &str, content: &str| {
+        let path = folder.path().join(name);
+        fs::write(&path, content).unwrap();
+        path.display().to_string()
+    };
+    let (unix, dos) = (written("unix", "from a unix file\n"), written("dos", "from a dos file\r\n"));
+    let plain = written("plain", "from a plain file");
+    let of_environment = SECRET_FLAGS.map(|flag| (variable(flag), "from the environment".to_owned()));
+    // The files of Kaleyra are given in the environment, too.
+    let mut environment: Vec<_> = of_environment.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let list = format!("{unix},{dos},{plain}");
+    environment.push(("WHATSAPP_EXPORTER_KALEYRA_TOKEN_FILE", &list));
+    let files = SECRET_FLAGS
+        .iter()
+        .filter(|flag| **flag != "kaleyra.token")
+        .flat_map(|flag| [format!("--{flag}-file={unix}"), format!("--{flag}-file={dos},{plain}")]);
+    let files: Vec<String> = files.collect();
+    let arguments: Vec<_> = files.iter().map(String::as_str).collect();
+    let exporter = Exporter::start_with(&folder.path().join("data"), &arguments, &environment);
+
+    let send = |method, target: &str, header: (&str, &str)| {
+        request(exporter.webhook, method, target, &[header], b"{}").unwrap().status
+    };
+    let secrets = ["from the environment", "from a unix file", "from a dos file", "from a plain file"];
+    for (secret, right) in secrets.into_iter().map(|secret| (secret, true)).chain([("from nowhere", false)]) {
+        let status = if right { 200 } else { 401 };
+        for provider in ["8x8", "innopaas", "kaleyra"] {
+            let path = format!("/webhooks/{provider}");
+            assert_eq!(send("POST", &path, ("Authorization", secret)), status, "{provider}: {secret}");
+        }
+        let signature = sign(secret, b"{}");
+        assert_eq!(send("POST", "/webhooks/meta", ("X-Hub-Signature-256", &signature)), status, "{secret}");
+        let token = secret.replace(' ', "+");
+        let handshake = format!("/webhooks/meta?hub.mode=subscribe&hub.challenge=1&hub.verify_token={token}");
+        let status = if right { 200 } else { 403 };
+        assert_eq!(send("GET", &handshake, ("Accept", "*/*")), status, "{secret}");
+    }
+}
+
+// How it ends
+
+#[test]
+fn who_asks_it_to_end_gets_a_clean_end() {
+    let folder = tempfile::tempdir().unwrap();
+    for signal in ["TERM", "INT"] {
+        let mut exporter = Exporter::start(folder.path(), &[]);
+        assert_eq!(exporter.post("/webhooks/8x8", FLAGGED).status, 200);
+        assert_eq!(exporter.end(signal).code(), Some(0), "{signal}");
+        assert!(exporter.log().contains("stopping"), "{}", exporter.log());
+    }
+}
+
+#[test]
+fn a_request_in_flight_is_finished_before_the_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut exporter = Exporter::start(folder.path(), &[]);
+    let mut stream = connect(exporter.webhook).unwrap();
+    let length = FLAGGED.len();
+    write!(
+        stream,
+        "POST /webhooks/8x8 HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\nExpect: 100-continue\r\n\r\n"
+    )
+    .unwrap();
+    // By this the exporter says that it has the head and waits for the body.
+    let mut go_on = [0; b"HTTP/1.1 100 Continue\r\n\r\n".len()];
+    stream.read_exact(&mut go_on).unwrap();
+    assert!(go_on.starts_with(b"HTTP/1.1 100 "), "{}", go_on.escape_ascii());
+    let (half, rest) = FLAGGED.split_at(length / 2);
+    stream.write_all(half.as_bytes()).unwrap();
+
+    exporter.signal("TERM");
+    wait_for("the exporter to hear it", || exporter.log().contains("stopping"));
+    wait_for("the exporter to take no more connections", || connect(exporter.webhook).is_err());
+    stream.write_all(rest.as_bytes()).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    let answer = parse_answer(&answer).unwrap();
+    assert_eq!((answer.status, &answer.json()["applied"]), (200, &1.into()), "{}", answer.text());
+    assert_eq!(exporter.wait().code(), Some(0), "{}", exporter.log());
+
+    let again = exporter.start_again();
+    assert_eq!(again.value("whatsapp_phone_number_flagged", &[("phone_number", "15550783881")]), Some(1.0));
+}
+
+// What these tests share
+
+/// Runs the binary until it ends. Should it start after all, it is in nobody's way.
+fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = command();
+    command.current_dir(folder.path());
+    for variable in ["WHATSAPP_EXPORTER_WEB_LISTEN_ADDRESS", "WHATSAPP_EXPORTER_WEBHOOK_LISTEN_ADDRESS"] {
+        command.env(variable, "127.0.0.1:0");
+    }
+    command.args(arguments).envs(environment.iter().copied());
+    finish(command)
+}
+
+/// The sentence with which the usage or the configuration was refused.
+#[track_caller]
+fn refused(arguments: &[&str], environment: &[(&str, &str)]) -> String {
+    let output = run(arguments, environment);
+    let sentence = stderr(&output);
+    assert_eq!(output.status.code(), Some(2), "{arguments:?} {environment:?}: {sentence}");
+    assert_eq!(stdout(&output), "");
+    sentence
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+/// The variable of a flag.
+fn variable(flag: &str) -> String {
+    format!("WHATSAPP_EXPORTER_{}", flag.replace(['.', '-'], "_").to_uppercase())
+}

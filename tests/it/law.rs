@@ -1,0 +1,365 @@
+//! The law: what is known depends neither on the order of deliveries nor on their repetition, nor on how
+//! they fall into commits, on commits that fail, and on restarts.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::{collection::vec, option, prelude::*, sample::Index};
+use serde_json::{Value as Json, json};
+use whatsapp_quality_exporter::{
+    domain::{Change, EventKind, Timestamp},
+    state::Record,
+    store::{Sqlite, Store},
+};
+
+use crate::{
+    exposition::hostile,
+    memory::{Memory, NEW_YEAR, at, cases, changes, provider, publish},
+};
+
+/// When the first delivery happened; each next one a second later.
+const FIRST: i64 = NEW_YEAR - 1_000_000;
+
+/// As many deliveries as a record remembers: any more could be taken for new when repeated.
+const WINDOW: usize = 32;
+
+/// Few, so that the same limit is often said twice. The last is none.
+const LIMITS: [&str; 6] = ["TIER_250", "TIER_1K", "TIER_2K", "TIER_UNLIMITED", "TIER_NOT_SET", "PLENTY"];
+
+/// A delivery of Meta's that holds one change.
+#[derive(Clone, Debug)]
+struct Said {
+    account: String,
+    what: What,
+}
+
+#[derive(Clone, Debug)]
+enum What {
+    Quality { number: String, event: &'static str, portfolio: Word, current: Word, old: Word },
+    Capability { portfolio: Word, per_phone: Word, business: Option<u64>, waba: Option<u64> },
+}
+
+/// A limit as it is sent, or null.
+type Word = Json;
+
+/// A delivery that arrives: which it is, and what happens then.
+#[derive(Clone, Copy, Debug)]
+struct Arrival {
+    said: usize,
+    /// The commit of all since the last one fails: the draft is dropped, and made again later.
+    fails: bool,
+    commits: bool,
+}
+
+proptest! {
+    #![proptest_config(cases(1024))]
+
+    #[test]
+    fn what_is_known_depends_on_neither_order_nor_repetition(
+        (said, arrivals) in plain().prop_flat_map(|said| {
+            let arrivals = in_any_order(said.len());
+            (Just(said), arrivals)
+        })
+    ) {
+        let mut memory = Memory::default();
+        deliver(&mut memory, &said, &arrivals, &|_| at(NEW_YEAR));
+        prop_assert_eq!(lawful(&memory), model(&said));
+    }
+
+    #[test]
+    fn repetition_alone_changes_nothing_at_all(
+        (said, (once, repeated)) in plain().prop_flat_map(|said| {
+            let arrivals = with_and_without_repetition(said.len());
+            (Just(said), arrivals)
+        })
+    ) {
+        // Each is accepted at the time of its first arrival, which both have in common.
+        let arrived = |said: usize| {
+            let position = once.iter().position(|arrival| arrival.said == said).unwrap();
+            at(NEW_YEAR + i64::try_from(position).unwrap())
+        };
+        let [mut plain, mut noisy] = [Memory::default(), Memory::default()];
+        deliver(&mut plain, &said, &once, &arrived);
+        deliver(&mut noisy, &said, &repeated, &arrived);
+        prop_assert_eq!(plain.page(), noisy.page());
+    }
+}
+
+proptest! {
+    #![proptest_config(cases(64))]
+
+    #[test]
+    fn a_restart_changes_nothing(
+        (said, arrivals) in strange().prop_flat_map(|said| {
+            let arrivals = in_any_order(said.len());
+            (Just(said), arrivals)
+        })
+    ) {
+        let folder = tempfile::tempdir().unwrap();
+        let mut running = Memory::default();
+        let mut restarted = Memory::default();
+        for (arrivals, clock) in arrivals.chunks(8).zip(NEW_YEAR..) {
+            deliver(&mut running, &said, arrivals, &|_| at(clock));
+
+            let mut store = Sqlite::open(folder.path()).unwrap();
+            restarted = load(&mut store);
+            let mut draft = restarted.fold.draft();
+            draft.accept("meta", at(clock));
+            for change in arrivals.iter().flat_map(|arrival| said[arrival.said].changes(arrival.said)) {
+                draft.apply(&change, at(clock));
+            }
+            store.commit(&draft.records()).unwrap();
+            drop(store);
+
+            restarted = load(&mut Sqlite::open(folder.path()).unwrap());
+            prop_assert_eq!(restarted.page(), running.page());
+            prop_assert_eq!(restarted.fold.accepted().collect::<Vec<_>>(), [("meta", at(clock))]);
+        }
+        prop_assert_eq!(restarted.fold.phone_numbers(), running.fold.phone_numbers());
+    }
+}
+
+/// Folds the deliveries as they arrive.
+fn deliver(memory: &mut Memory, said: &[Said], arrivals: &[Arrival], clock: &dyn Fn(usize) -> Timestamp) {
+    let apply = |memory: &mut Memory, batch: &[usize], commits: bool| {
+        let mut draft = memory.fold.draft();
+        for index in batch {
+            for change in said[*index].changes(*index) {
+                draft.apply(&change, clock(*index));
+            }
+        }
+        if commits {
+            publish(draft);
+        }
+    };
+    let mut batch = Vec::new();
+    for arrival in arrivals {
+        batch.push(arrival.said);
+        if arrival.fails {
+            apply(memory, &batch, false);
+        }
+        if arrival.commits {
+            apply(memory, &std::mem::take(&mut batch), true);
+        }
+    }
+    apply(memory, &batch, true);
+}
+
+/// What the program has after a start on this storage.
+fn load(store: &mut Sqlite) -> Memory {
+    let mut memory = Memory::default();
+    store.load(&mut |record: Record| memory.fold.restore(record)).unwrap();
+    memory
+}
+
+/// The samples that the law speaks of.
+fn lawful(memory: &Memory) -> BTreeSet<String> {
+    const LAWFUL: [&str; 7] = [
+        "whatsapp_phone_number_messaging_limit",
+        "whatsapp_phone_number_flagged",
+        "whatsapp_phone_number_high_throughput",
+        "whatsapp_phone_number_quality_events_total",
+        "whatsapp_phone_number_last_event_timestamp_seconds",
+        "whatsapp_business_account_messaging_limit",
+        "whatsapp_business_account_max_phone_numbers",
+    ];
+    let samples = memory.samples().into_iter().filter(|sample| LAWFUL.contains(&sample.name.as_str()));
+    samples.map(|sample| line(&sample.name, sample.labels, sample.value)).collect()
+}
+
+/// The same samples, from deliveries in the order in which they happened, by the words of the law: of each
+/// fact the newest counts, and a number's limit is the newer of its own and its account's.
+fn model(said: &[Said]) -> BTreeSet<String> {
+    #[derive(Default)]
+    struct Number {
+        limit: Option<(usize, f64)>,
+        flagged: bool,
+        high_throughput: bool,
+        events: BTreeMap<&'static str, u32>,
+        last_event: usize,
+    }
+    #[derive(Default)]
+    struct Account {
+        limit: Option<(usize, f64)>,
+        most: [Option<u64>; 2],
+    }
+    let mut numbers: BTreeMap<(&str, &str), Number> = BTreeMap::new();
+    let mut accounts: BTreeMap<&str, Account> = BTreeMap::new();
+    for (time, Said { account, what }) in said.iter().enumerate() {
+        match what {
+            What::Quality { number, event, portfolio, current, .. } => {
+                let number = numbers.entry((account, number)).or_default();
+                *number.events.entry(event).or_default() += 1;
+                number.last_event = time;
+                match *event {
+                    "FLAGGED" => number.flagged = true,
+                    "UNFLAGGED" | "UPGRADE" | "DOWNGRADE" => number.flagged = false,
+                    "THROUGHPUT_UPGRADE" => number.high_throughput = true,
+                    _ => {}
+                }
+                match (limit_of(portfolio), limit_of(current)) {
+                    (Some(limit), _) if limit > 0.0 && *event != "THROUGHPUT_UPGRADE" && !account.is_empty() => {
+                        accounts.entry(account).or_default().limit = Some((time, limit));
+                    }
+                    (portfolio, current) => {
+                        let positive = |limit: &f64| *limit > 0.0;
+                        let limit = portfolio.filter(positive).or(current.filter(positive)).or(portfolio).or(current);
+                        number.limit = limit.map(|limit| (time, limit)).or(number.limit);
+                    }
+                }
+            }
+            What::Capability { portfolio, per_phone, business, waba } => {
+                let account = accounts.entry(account).or_default();
+                let mut limits = [portfolio, per_phone].into_iter().filter_map(limit_of);
+                if let Some(limit) = limits.find(|limit| *limit > 0.0) {
+                    account.limit = Some((time, limit));
+                }
+                if business.is_some() || waba.is_some() {
+                    account.most = [*business, *waba];
+                }
+            }
+        }
+    }
+
+    let mut lines = BTreeSet::new();
+    let mut show = |name: &str, labels: &[(&str, &str)], value: f64| {
+        let labels = [("provider", "meta")].iter().chain(labels);
+        let labels = labels.map(|(label, value)| ((*label).to_owned(), (*value).to_owned()));
+        lines.insert(line(&format!("whatsapp_{name}"), labels.collect(), value));
+    };
+    for ((account, number), known) in &numbers {
+        let labels = [("waba_id", *account), ("phone_number", *number)];
+        let of_account = accounts.get(account).and_then(|account| account.limit);
+        if let Some((_, limit)) = known.limit.into_iter().chain(of_account).max_by_key(|(time, _)| *time) {
+            show("phone_number_messaging_limit", &labels, limit);
+        }
+        show("phone_number_flagged", &labels, known.flagged.into());
+        show("phone_number_high_throughput", &labels, known.high_throughput.into());
+        for kind in EventKind::ALL.map(EventKind::as_str) {
+            let labels = [labels[0], labels[1], ("event", kind)];
+            show("phone_number_quality_events_total", &labels, known.events.get(kind).copied().unwrap_or(0).into());
+        }
+        show("phone_number_last_event_timestamp_seconds", &labels, happened(known.last_event) as f64);
+    }
+    for (account, known) in &accounts {
+        if let Some((_, limit)) = known.limit {
+            show("business_account_messaging_limit", &[("waba_id", account)], limit);
+        }
+        for (scope, most) in ["business", "waba"].into_iter().zip(known.most) {
+            if let Some(most) = most {
+                show("business_account_max_phone_numbers", &[("waba_id", account), ("scope", scope)], most as f64);
+            }
+        }
+    }
+    lines
+}
+
+fn limit_of(word: &Word) -> Option<f64> {
+    match word.as_str()? {
+        "TIER_250" => Some(250.0),
+        "TIER_1K" => Some(1000.0),
+        "TIER_2K" => Some(2000.0),
+        "TIER_UNLIMITED" => Some(f64::INFINITY),
+        "TIER_NOT_SET" => Some(0.0),
+        _ => None,
+    }
+}
+
+fn line(name: &str, labels: BTreeMap<String, String>, value: f64) -> String {
+    format!("{name}{labels:?} {value}")
+}
+
+fn happened(index: usize) -> i64 {
+    FIRST + i64::try_from(index).unwrap()
+}
+
+impl Said {
+    /// What the parser makes of it; its place among the others is its time.
+    fn changes(&self, index: usize) -> Vec<Change> {
+        let (field, value) = match &self.what {
+            What::Quality { number, event, portfolio, current, old } => (
+                "phone_number_quality_update",
+                json!({"display_phone_number": number, "event": event, "current_limit": current, "old_limit": old,
+                    "max_daily_conversations_per_business": portfolio}),
+            ),
+            What::Capability { portfolio, per_phone, business, waba } => (
+                "business_capability_update",
+                json!({"max_daily_conversations_per_business": portfolio, "max_daily_conversation_per_phone": per_phone,
+                    "max_phone_numbers_per_business": business, "max_phone_numbers_per_waba": waba}),
+            ),
+        };
+        changes(provider("meta"), &Self::body(&self.account, happened(index), field, &value))
+    }
+
+    fn body(account: &str, time: i64, field: &str, value: &Json) -> String {
+        json!({"entry": [{"id": account, "time": time, "changes": [{"field": field, "value": value}]}]}).to_string()
+    }
+}
+
+/// Deliveries of a few numbers and accounts, as many as a record remembers.
+fn plain() -> impl Strategy<Value = Vec<Said>> {
+    let account = prop::sample::select(vec!["300000000000101", "300000000000202", ""]).prop_map(str::to_owned);
+    let number = prop::sample::select(vec!["447700900101", "447700900202", "4477***00303"]).prop_map(str::to_owned);
+    let limit = prop::sample::select(LIMITS.as_slice()).prop_map(Json::from);
+    vec(said(account, number, limit), 1..=WINDOW)
+}
+
+/// Deliveries with whatever stands in a number, an account or a limit.
+fn strange() -> impl Strategy<Value = Vec<Said>> {
+    let name = prop_oneof![hostile(), prop::sample::select(vec!["1", "++1", "12"]).prop_map(str::to_owned)];
+    let limit = prop_oneof![
+        any::<u64>().prop_map(Json::from),
+        "(TIER_)?[0-9]{1,15}[KM]?".prop_map(Json::from),
+        prop::sample::select(LIMITS.as_slice()).prop_map(Json::from),
+    ];
+    vec(said(name.clone(), name, limit), 1..=WINDOW)
+}
+
+fn said(
+    account: impl Strategy<Value = String> + Clone + 'static,
+    number: impl Strategy<Value = String> + 'static,
+    limit: impl Strategy<Value = Word> + Clone + 'static,
+) -> impl Strategy<Value = Said> {
+    let limit = prop_oneof![Just(Json::Null), limit];
+    let named = account.clone().prop_map(|account| if account.is_empty() { "1".into() } else { account });
+    let event = prop::sample::select(EventKind::ALL.map(EventKind::as_str).to_vec());
+    let quality = (account, number, event, limit.clone(), limit.clone(), limit.clone()).prop_map(
+        |(account, number, event, portfolio, current, old)| Said {
+            account,
+            what: What::Quality { number, event, portfolio, current, old },
+        },
+    );
+    let most = option::of(1..30_u64);
+    let capability = (named, limit.clone(), limit, most.clone(), most).prop_map(
+        |(account, portfolio, per_phone, business, waba)| Said {
+            account,
+            what: What::Capability { portfolio, per_phone, business, waba },
+        },
+    );
+    prop_oneof![3 => quality, 1 => capability]
+}
+
+/// Each delivery at least once, in any order, any of them again.
+fn in_any_order(deliveries: usize) -> impl Strategy<Value = Vec<Arrival>> {
+    let again = vec(0..deliveries, 0..=deliveries);
+    again.prop_map(move |again| (0..deliveries).chain(again).collect::<Vec<_>>()).prop_shuffle().prop_flat_map(arriving)
+}
+
+/// Deliveries in one order: as they are, and with any of them again after any other.
+fn with_and_without_repetition(deliveries: usize) -> impl Strategy<Value = (Vec<Arrival>, Vec<Arrival>)> {
+    let order = Just((0..deliveries).collect::<Vec<_>>()).prop_shuffle();
+    (order, vec(vec(any::<Index>(), 0..3), deliveries)).prop_flat_map(|(order, again)| {
+        let mut repeated = Vec::new();
+        for (last, again) in again.iter().enumerate() {
+            repeated.push(order[last]);
+            repeated.extend(again.iter().map(|index| order[index.index(last + 1)]));
+        }
+        (arriving(order), arriving(repeated))
+    })
+}
+
+fn arriving(order: Vec<usize>) -> impl Strategy<Value = Vec<Arrival>> {
+    let fates = vec((prop::bool::weighted(0.2), prop::bool::weighted(0.4)), order.len());
+    fates.prop_map(move |fates| {
+        order.iter().zip(fates).map(|(said, (fails, commits))| Arrival { said: *said, fails, commits }).collect()
+    })
+}

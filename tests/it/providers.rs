@@ -1,0 +1,291 @@
+//! What deliveries mean: the fixtures of every provider, from the request to the page.
+//!
+//! A fixture is a file below `fixtures/providers/NAME`: deliveries in their order, a second apart from
+//! 2026-01-01T00:00:00Z, and what the page shows after the last of them.
+
+use std::{collections::BTreeMap, fs, path::PathBuf};
+
+use serde::Deserialize;
+use serde_json::{json, value::RawValue};
+use whatsapp_quality_exporter::{
+    exposition::{ACCOUNT, PHONE_NUMBER},
+    providers::{self, Provider},
+};
+
+use crate::{
+    memory::{Memory, NEW_YEAR, Outcomes, at, example, get, post, provider},
+    support::{Exporter, Sample, fixture, request, value, wait_for},
+};
+
+type Labels = BTreeMap<String, String>;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Fixture {
+    /// Why it matters; said where it fails.
+    why: String,
+    deliveries: Vec<Step>,
+    /// Each names one series, by as many labels as that takes.
+    #[serde(default)]
+    series: Vec<(String, Labels, Expected)>,
+    #[serde(default)]
+    absent: Vec<(String, Labels)>,
+    /// What stands nowhere on the page.
+    #[serde(default)]
+    never: Vec<String>,
+}
+
+/// A delivery: a query for `GET`, or a body for `POST`, as JSON kept as it is written or as text.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Step {
+    query: Option<String>,
+    body: Option<Box<RawValue>>,
+    raw: Option<String>,
+    /// Whether it is refused as a whole.
+    #[serde(default)]
+    error: bool,
+    /// All that became of it; without a word, one change was applied.
+    #[serde(default = "one_applied")]
+    outcome: Outcomes,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Expected {
+    Number(f64),
+    /// `+Inf`, for which JSON has no number.
+    Text(String),
+}
+
+fn one_applied() -> Outcomes {
+    Outcomes { applied: 1, ..Outcomes::default() }
+}
+
+#[test]
+fn every_fixture_of_every_provider_holds() {
+    let mut failures = Vec::new();
+    for provider in providers::ALL {
+        let fixtures = fixtures(provider.name());
+        assert!(!fixtures.is_empty(), "provider {} has no fixtures", provider.name());
+        for (name, text) in fixtures {
+            let fixture = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
+            if let Err(what) = check(*provider, &fixture) {
+                failures.push(format!("{name}: {what}\n  why it matters: {}", fixture.why));
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{} fixtures fail:\n{}", failures.len(), failures.join("\n"));
+}
+
+#[test]
+fn the_example_of_every_provider_is_one_change() {
+    for provider in providers::ALL {
+        let delivery = example(*provider);
+        assert!(provider.methods().contains(delivery.method), "{provider:?}");
+        let outcomes = Memory::default().deliver(*provider, &delivery, at(NEW_YEAR)).unwrap();
+        assert_eq!(outcomes, one_applied(), "{provider:?}");
+    }
+}
+
+#[test]
+fn an_account_is_one_providers_alone() {
+    let mut memory = Memory::default();
+    let numbers = [
+        (
+            "8x8",
+            r#"{"eventType":"phone_number_quality_update","businessAccountId":"300000000000101",
+        "eventDetails":{"displayPhoneNumber":"447700900101","meta":{"event":"ONBOARDING","currentLimit":"TIER_1K"}}}"#,
+        ),
+        (
+            "meta",
+            r#"{"entry":[{"id":"300000000000101","changes":[{"field":"phone_number_quality_update","value":
+        {"display_phone_number":"447700900101","event":"FLAGGED","current_limit":"TIER_250"}}]}]}"#,
+        ),
+        (
+            "meta",
+            r#"{"entry":[{"id":"300000000000101","changes":[{"field":"business_capability_update","value":
+        {"max_daily_conversations_per_business":2000}}]}]}"#,
+        ),
+    ];
+    for (name, body) in numbers {
+        assert_eq!(memory.deliver(provider(name), &post(body.as_bytes()), at(NEW_YEAR)).unwrap(), one_applied());
+    }
+    let samples = memory.samples();
+    let shown = |name, provider| value(&samples, name, &[("provider", provider)]);
+    assert_eq!(shown("whatsapp_phone_number_messaging_limit", "meta"), Some(2000.0));
+    assert_eq!(shown("whatsapp_phone_number_messaging_limit", "8x8"), Some(1000.0));
+    assert_eq!(shown("whatsapp_phone_number_flagged", "8x8"), Some(0.0));
+    assert_eq!(shown("whatsapp_business_account_messaging_limit", "meta"), Some(2000.0));
+    assert_eq!(shown("whatsapp_business_account_messaging_limit", "8x8"), None);
+}
+
+#[test]
+fn a_number_and_an_account_remember_their_last_thirty_two_deliveries() {
+    let quality = |time| {
+        json!({"id": "1", "time": time, "changes": [{"field": "phone_number_quality_update",
+            "value": {"display_phone_number": "2", "event": "ONBOARDING"}}]})
+    };
+    let capability = |time| {
+        json!({"id": "1", "time": time, "changes": [{"field": "business_capability_update",
+            "value": {"current_limit": ""}}]})
+    };
+    let duplicates = |memory: &mut Memory, time: i64| {
+        let body = json!({"entry": [quality(time), capability(time)]}).to_string();
+        memory.deliver(provider("meta"), &post(body.as_bytes()), at(NEW_YEAR)).unwrap().duplicate
+    };
+    let first = 1_766_000_000;
+    let mut memory = Memory::default();
+    for time in first..first + 33 {
+        assert_eq!(duplicates(&mut memory, time), 0);
+    }
+    for time in first + 1..first + 33 {
+        assert_eq!(
+            duplicates(&mut memory, time),
+            2,
+            "the window ends too early, {} before the last",
+            first + 32 - time
+        );
+    }
+    assert_eq!(duplicates(&mut memory, first), 0, "the window has no end");
+    assert_eq!(duplicates(&mut memory, first), 2, "what was forgotten is remembered anew");
+}
+
+#[test]
+fn what_is_beyond_the_cap_is_refused_and_the_known_go_on() {
+    let number = |account: &str, number: &str, time: i64| {
+        json!({"id": account, "time": time, "changes": [{"field": "phone_number_quality_update",
+            "value": {"display_phone_number": number, "event": "FLAGGED"}}]})
+    };
+    let account = |account: &str, time: i64| {
+        json!({"id": account, "time": time, "changes": [{"field": "business_capability_update",
+            "value": {"max_daily_conversations_per_business": 2000}}]})
+    };
+    let mut memory = Memory::with_at_most(2);
+    let mut deliver = |entries: &[serde_json::Value]| {
+        let body = json!({ "entry": entries }).to_string();
+        let outcomes = memory.deliver(provider("meta"), &post(body.as_bytes()), at(NEW_YEAR)).unwrap();
+        (outcomes.applied, outcomes.refused)
+    };
+    assert_eq!(deliver(&[number("1", "1", 1), account("1", 1)]), (2, 0));
+    // Those known already are in the draft too, and must not be counted twice.
+    let known = [number("1", "1", 2), account("1", 2)];
+    let second = [number("1", "2", 2), account("2", 2)];
+    let third = [number("2", "1", 2), account("3", 2)];
+    assert_eq!(deliver(&[known.as_slice(), &second, &third].concat()), (4, 2));
+    assert_eq!(deliver(&[number("1", "1", 3), account("3", 3), number("2", "1", 3), account("1", 3)]), (2, 2));
+    assert_eq!((memory.table.len(), memory.table.accounts_len()), (2, 2));
+}
+
+#[test]
+fn the_largest_delivery_of_meta_arrives_whole() {
+    let storage = tempfile::tempdir().unwrap();
+    let exporter = Exporter::start(storage.path(), &[]);
+    let padding = "x".repeat(2900);
+    let changes: Vec<_> = (0..1000)
+        .map(|index| {
+            json!({"field": "phone_number_quality_update",
+                "value": {"display_phone_number": format!("4477009{index:05}"), "event": "FLAGGED", "note": padding}})
+        })
+        .collect();
+    let body = json!({"entry": [{"id": "300000000000101", "time": 1_766_000_000, "changes": changes}]}).to_string();
+    assert!(body.len() > 3_000_000);
+    let answer = exporter.post("/webhooks/meta", &body);
+    assert_eq!((answer.status, answer.json()["applied"].as_u64()), (200, Some(1000)), "{}", answer.text());
+    assert_eq!(exporter.value("whatsapp_exporter_phone_numbers", &[]), Some(1000.0));
+}
+
+#[test]
+fn customers_are_never_logged() {
+    const CUSTOMER: &str = "491710000001";
+    let storage = tempfile::tempdir().unwrap();
+    let exporter = Exporter::start(storage.path(), &["--log.level=debug", "--log.phone-numbers"]);
+    let mut value = json!({"display_phone_number": "447700900101", "event": CUSTOMER});
+    for name in ["from", "mobile", "recipient_id"] {
+        value[name] = CUSTOMER.into();
+    }
+    let changes = json!([
+        {"field": "messages", "value": {"messages": [{"from": CUSTOMER}], "statuses": [{"recipient_id": CUSTOMER}]}},
+        {"field": "phone_number_quality_update", "value": {"from": CUSTOMER}},
+        {"field": "phone_number_quality_update", "value": value}]);
+    let answer = exporter.post("/webhooks/meta", &json!({"entry": [{"id": "1", "changes": changes}]}).to_string());
+    assert_eq!(answer.json()["ignored"], 1, "{}", answer.text());
+    let message = format!("/webhooks/kaleyra?from={CUSTOMER}&mobile={CUSTOMER}&body=Hi");
+    assert_eq!(request(exporter.webhook, "GET", &message, &[], b"").unwrap().json()["ignored"], 1);
+    exporter.post("/webhooks/meta", CUSTOMER);
+
+    wait_for("the log of the last request", || exporter.log().contains("not an object"));
+    let log = exporter.log();
+    assert!(log.contains("447700900101") && log.contains("invalid"), "the log does not tell what came:\n{log}");
+    assert!(!log.contains(CUSTOMER), "{log}");
+}
+
+/// The fixtures of a provider with their names, in the order of those.
+fn fixtures(provider: &str) -> BTreeMap<String, String> {
+    let folder: PathBuf = [env!("CARGO_MANIFEST_DIR"), "tests", "fixtures", "providers", provider].iter().collect();
+    let files = fs::read_dir(&folder).unwrap_or_else(|error| panic!("no fixtures of {provider}: {error}"));
+    let read = |file: fs::DirEntry| {
+        let name = format!("{provider}/{}", file.file_name().display());
+        (name.clone(), fixture(&format!("fixtures/providers/{name}")))
+    };
+    files.map(|file| read(file.unwrap())).collect()
+}
+
+fn check(provider: &dyn Provider, fixture: &Fixture) -> Result<(), String> {
+    let mut memory = Memory::default();
+    let mut accepted = 0;
+    for (number, (step, clock)) in fixture.deliveries.iter().zip(NEW_YEAR..).enumerate() {
+        let delivery = match (&step.query, &step.body, &step.raw) {
+            (Some(query), None, None) => get(query),
+            (None, Some(body), None) => post(body.get().as_bytes()),
+            (None, None, Some(raw)) => post(raw.as_bytes()),
+            _ => return Err(format!("delivery {number} is not one of query, body and raw")),
+        };
+        let outcome = memory.deliver(provider, &delivery, at(clock));
+        match outcome {
+            Err(_) if step.error => {}
+            Ok(outcome) if !step.error && outcome == step.outcome => accepted += outcome.applied + outcome.stale,
+            _ => return Err(format!("delivery {number} came to {outcome:?}, expected {:?}", step.outcome)),
+        }
+    }
+    let page = memory.page();
+    if accepted == 0 && !page.is_empty() {
+        return Err("a page although nothing was applied".into());
+    }
+    let samples = memory.samples();
+    for (name, labels, expected) in &fixture.series {
+        match find(&samples, name, labels).as_slice() {
+            [found] if found.value == expected.value() => {}
+            found => return Err(format!("{name}{labels:?} is {found:?}, expected {:?}", expected.value())),
+        }
+    }
+    for (name, labels) in &fixture.absent {
+        let known = PHONE_NUMBER.iter().map(|family| family.name).chain(ACCOUNT.iter().map(|family| family.name));
+        if !known.into_iter().any(|known| known == name) {
+            return Err(format!("{name} is absent because there is no such family"));
+        }
+        if let [found, ..] = find(&samples, name, labels).as_slice() {
+            return Err(format!("{found:?} should not be there"));
+        }
+    }
+    match fixture.never.iter().find(|text| page.contains(text.as_str())) {
+        Some(text) => Err(format!("{text} is on the page")),
+        None => Ok(()),
+    }
+}
+
+fn find<'a>(samples: &'a [Sample], name: &str, labels: &Labels) -> Vec<&'a Sample> {
+    let carries = |sample: &&Sample| {
+        sample.name == name && labels.iter().all(|(label, value)| sample.labels.get(label) == Some(value))
+    };
+    samples.iter().filter(carries).collect()
+}
+
+impl Expected {
+    fn value(&self) -> f64 {
+        match self {
+            Self::Number(number) => *number,
+            Self::Text(text) => text.parse().unwrap_or(f64::NAN),
+        }
+    }
+}

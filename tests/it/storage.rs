@@ -1,0 +1,537 @@
+//! What is kept: over restarts, beside damage, and when there is no room for it.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
+
+use rusqlite::{Connection, OpenFlags, config::DbConfig};
+use serde_json::{Value as Json, json};
+use tempfile::TempDir;
+
+use crate::support::{Answer, Exporter, Sample, command, finish, request, value, wait_for};
+
+const DATABASE: &str = "whatsapp-quality-exporter.db";
+const WAL: &str = "whatsapp-quality-exporter.db-wal";
+const ACCOUNT: &str = "102290129340398";
+
+// Restarts
+
+#[test]
+fn a_killed_process_shows_the_same_when_it_is_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let exporter = Exporter::start(folder.path(), &[]);
+    send_of_everything(&exporter);
+    let (page, samples) = (kept(&exporter), exporter.samples());
+    for family in [
+        "whatsapp_phone_number_messaging_limit{",
+        "whatsapp_phone_number_previous_messaging_limit{",
+        "whatsapp_phone_number_messaging_limit_changes_total{",
+        "whatsapp_phone_number_messaging_limit_changed_timestamp_seconds{",
+        "whatsapp_phone_number_flagged{",
+        "whatsapp_phone_number_high_throughput{",
+        "whatsapp_phone_number_quality_events_total{",
+        "whatsapp_phone_number_last_event_timestamp_seconds{",
+        "whatsapp_business_account_messaging_limit{",
+        "whatsapp_business_account_messaging_limit_changes_total{",
+        "whatsapp_business_account_messaging_limit_changed_timestamp_seconds{",
+        "whatsapp_business_account_max_phone_numbers{",
+    ] {
+        assert!(page.lines().any(|line| line.starts_with(family)), "{family} is not tested:\n{page}");
+    }
+
+    let exporter = exporter.kill_and_restart();
+    assert_eq!(kept(&exporter), page);
+    let again = exporter.samples();
+    let known = "whatsapp_exporter_phone_numbers";
+    assert_eq!(value(&again, known, &[]), value(&samples, known, &[]));
+    for provider in ["meta", "8x8", "innopaas", "kaleyra"] {
+        let accepted = |samples: &[Sample]| {
+            value(samples, "whatsapp_exporter_webhook_last_accepted_timestamp_seconds", &[("provider", provider)])
+                .unwrap()
+        };
+        // It is stored once a second.
+        assert!((0.0..=1.0).contains(&(accepted(&samples) - accepted(&again))), "{provider}");
+    }
+}
+
+#[test]
+fn what_was_seen_before_a_restart_is_a_duplicate_after_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let exporter = Exporter::start(folder.path(), &[]);
+    let capability = capability(1, 1000);
+    assert_eq!(post(&exporter, &event("15550000001", 1)).json()["applied"], 1);
+    assert_eq!(post(&exporter, &capability).json()["applied"], 1);
+    let page = kept(&exporter);
+
+    let mut exporter = exporter.kill_and_restart();
+    assert_eq!(post(&exporter, &event("15550000001", 1)).json()["duplicate"], 1);
+    assert_eq!(exporter.end("TERM").code(), Some(0));
+    let exporter = exporter.start_again();
+    assert_eq!(post(&exporter, &capability).json()["duplicate"], 1);
+    assert_eq!(kept(&exporter), page);
+}
+
+// The folder
+
+#[test]
+fn the_folder_is_made_for_this_user_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let storage = folder.path().join("above").join("data");
+    let exporter = Exporter::start(&storage, &[]);
+    for made in [storage.as_path(), storage.parent().unwrap()] {
+        let mode = fs::metadata(made).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, 0o700, "{}: {mode:o}", made.display());
+    }
+    drop(exporter);
+}
+
+#[test]
+fn a_folder_has_room_for_one_process() {
+    let folder = tempfile::tempdir().unwrap();
+    let exporter = Exporter::start(folder.path(), &[]);
+    assert_eq!(post(&exporter, &event("15550000001", 1)).status, 200);
+    let sentence = refused(folder.path());
+    assert!(sentence.contains("in use by another process"), "{sentence}");
+    assert!(sentence.contains(folder.path().to_str().unwrap()), "{sentence}");
+
+    assert_eq!(post(&exporter, &event("15550000001", 2)).json()["applied"], 1);
+    let exporter = exporter.kill_and_restart();
+    assert_eq!(events(&exporter), 2.0);
+}
+
+#[test]
+fn a_folder_that_cannot_be_made_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    fs::write(&file, "a file").unwrap();
+    for storage in [file.clone(), file.join("data")] {
+        let sentence = refused(&storage);
+        assert!(sentence.contains(&format!("cannot use the storage folder {}", storage.display())), "{sentence}");
+        assert!(sentence.contains("--storage.path"), "{sentence}");
+    }
+    assert_eq!(fs::read_to_string(&file).unwrap(), "a file");
+}
+
+// Damage
+
+#[test]
+fn a_damaged_database_is_refused_and_left_as_it_is() {
+    let whole = stopped();
+    let database = fs::read(whole.path().join(DATABASE)).unwrap();
+    let middle = database.len() / 2;
+    assert!(database.len() > 16 * 4096, "there is no middle");
+    let overwritten = |from: usize, bytes: usize| {
+        let mut database = database.clone();
+        database[from..from + bytes].fill(0xa5);
+        database
+    };
+    let other = TempDir::new().unwrap();
+    let other_database = other.path().join("other.db");
+    let connection = Connection::open(&other_database).unwrap();
+    connection.execute_batch("CREATE TABLE documents (key TEXT PRIMARY KEY, value TEXT)").unwrap();
+    connection.close().unwrap();
+
+    for (what, content) in [
+        ("bytes overwritten in the middle", overwritten(middle, 8192)),
+        ("a few bytes overwritten where a page begins", overwritten(middle / 4096 * 4096, 8)),
+        ("bytes overwritten at the start", overwritten(0, 16)),
+        ("truncated to half", database[..middle].to_vec()),
+        ("truncated by a byte", database[..database.len() - 1].to_vec()),
+        ("truncated to a page", database[..4096].to_vec()),
+        ("truncated to 0", vec![]),
+        ("a short text", b"not a database\n".to_vec()),
+        ("a long text", b"not a database\n".repeat(1000)),
+        ("zeros", vec![0; database.len()]),
+        ("the database of another program", fs::read(&other_database).unwrap()),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join(DATABASE), &content).unwrap();
+        let sentence = refused(folder.path());
+        assert!(sentence.contains("damaged or not this program's"), "{what}: {sentence}");
+        assert!(sentence.contains("backup") && sentence.contains(DATABASE), "{what}: {sentence}");
+        assert_unchanged(folder.path(), &BTreeMap::from([(DATABASE.into(), content)]), what);
+    }
+}
+
+#[test]
+fn a_damaged_document_is_refused_and_left_as_it_is() {
+    for (what, statement) in [
+        ("no JSON", "UPDATE documents SET value = substr(value, 2)"),
+        ("another JSON", "UPDATE documents SET value = '{\"version\":1,\"record\":7}'"),
+        ("no version", "UPDATE documents SET value = '{}'"),
+        ("a blob", "UPDATE documents SET value = x'00'"),
+        ("an unknown key", "INSERT INTO documents VALUES ('[\"galaxy\",\"meta\"]', '{\"version\":1,\"record\":{}}')"),
+        ("a key that is no list", "INSERT INTO documents VALUES ('galaxy', '{\"version\":1,\"record\":{}}')"),
+        ("an unknown provider", "UPDATE documents SET key = replace(key, 'meta', 'mate')"),
+    ] {
+        let folder = changed(statement);
+        let before = files(folder.path());
+        let sentence = refused(folder.path());
+        assert!(sentence.contains(DATABASE), "{what}: {sentence}");
+        assert!(sentence.contains("damaged or not this program's"), "{what}: {sentence}");
+        assert!(!sentence.contains("15550000"), "a document is quoted: {sentence}");
+        assert_unchanged(folder.path(), &before, what);
+    }
+}
+
+#[test]
+fn a_newer_database_is_refused_and_left_as_it_is() {
+    for (what, statement, found) in [
+        ("its format", "PRAGMA user_version = 9", 9),
+        (
+            "one document",
+            "UPDATE documents SET value = replace(value, '\"version\":1,', '\"version\":7,') \
+             WHERE key = (SELECT max(key) FROM documents)",
+            7,
+        ),
+        (
+            "one document of a shape unknown today",
+            "UPDATE documents SET value = '{\"version\":7,\"new\":[]}' WHERE key = (SELECT min(key) FROM documents)",
+            7,
+        ),
+    ] {
+        let folder = changed(statement);
+        let before = files(folder.path());
+        let sentence = refused(folder.path());
+        assert!(sentence.contains("newer version"), "{what}: {sentence}");
+        assert!(sentence.contains(&format!("format {found}")), "{what}: {sentence}");
+        assert_unchanged(folder.path(), &before, what);
+    }
+}
+
+#[test]
+fn a_database_that_was_restored_without_a_log_is_as_good() {
+    let folder = changed("PRAGMA journal_mode = DELETE");
+    let mut exporter = Exporter::start(folder.path(), &[]);
+    assert_eq!(events(&exporter), 500.0);
+    assert_eq!(post(&exporter, &event("15550000001", 1)).json()["applied"], 1);
+    exporter.end("TERM");
+
+    // A refusal does not even change its mode.
+    let folder = changed("PRAGMA journal_mode = DELETE; UPDATE documents SET value = '{}'");
+    let before = files(folder.path());
+    refused(folder.path());
+    assert_unchanged(folder.path(), &before, "refused");
+}
+
+#[test]
+fn what_a_killed_process_left_beside_a_damaged_database_is_left_as_it_is() {
+    let folder = killed();
+    let database = folder.path().join(DATABASE);
+    let mut bytes = fs::read(&database).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle..middle + 8192].fill(0xa5);
+    fs::write(&database, bytes).unwrap();
+    let before = files(folder.path());
+    assert!(before[WAL].len() > 4096, "nothing was left");
+    let sentence = refused(folder.path());
+    assert!(sentence.contains("damaged"), "{sentence}");
+    assert_unchanged(folder.path(), &before, "refused");
+}
+
+#[test]
+fn what_a_killed_process_left_beside_a_newer_database_is_left_as_it_is() {
+    for statement in
+        ["PRAGMA user_version = 9", "UPDATE documents SET value = replace(value, '\"version\":1,', '\"version\":7,')"]
+    {
+        let folder = killed();
+        let connection = Connection::open(folder.path().join(DATABASE)).unwrap();
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).unwrap();
+        connection.execute_batch(statement).unwrap();
+        connection.close().unwrap();
+        let before = files(folder.path());
+        assert!(before[WAL].len() > 4096, "nothing was left");
+        let sentence = refused(folder.path());
+        assert!(sentence.contains("newer version"), "{sentence}");
+        assert_unchanged(folder.path(), &before, statement);
+    }
+}
+
+#[test]
+fn a_missing_database_whose_log_is_there_is_refused() {
+    let folder = killed();
+    fs::remove_file(folder.path().join(DATABASE)).unwrap();
+    let before = files(folder.path());
+    assert!(before[WAL].len() > 4096, "nothing was left");
+    let sentence = refused(folder.path());
+    assert!(sentence.contains("missing") && sentence.contains(WAL), "{sentence}");
+    assert_unchanged(folder.path(), &before, "refused");
+}
+
+#[test]
+fn a_database_that_was_never_finished_is_begun_again() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join(format!("{DATABASE}.new")), "half a database").unwrap();
+    let exporter = Exporter::start(folder.path(), &[]);
+    assert_eq!(post(&exporter, &event("15550000001", 1)).json()["applied"], 1);
+    let exporter = exporter.kill_and_restart();
+    assert_eq!(events(&exporter), 1.0);
+}
+
+// Other programs
+
+#[test]
+fn the_database_can_be_read_while_the_process_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let exporter = Exporter::start(folder.path(), &[]);
+    assert_eq!(post(&exporter, &event("15550000001", 1)).status, 200);
+    let reader = Connection::open_with_flags(folder.path().join(DATABASE), OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
+    reader.execute_batch("BEGIN").unwrap();
+    let count = || reader.query_row("SELECT count(*) FROM documents", [], |row| row.get::<_, i64>(0)).unwrap();
+    let before = count();
+    let document: String = reader
+        .query_row("SELECT value FROM documents WHERE key LIKE '%\"15550000001\"%'", [], |row| row.get(0))
+        .unwrap();
+    let document: Json = serde_json::from_str(&document).unwrap();
+    assert_eq!(document["version"], 1, "{document}");
+    assert_eq!(document["record"]["limit"]["current"]["value"], 10_000, "{document}");
+
+    // A reader that takes its time is in nobody's way.
+    assert_eq!(post(&exporter, &event("15550000002", 1)).json()["applied"], 1);
+    assert_eq!(count(), before, "the reader's view changed");
+    reader.execute_batch("COMMIT").unwrap();
+    assert!(count() > before);
+}
+
+#[test]
+fn while_another_program_locks_the_database_webhooks_are_put_off() {
+    let folder = tempfile::tempdir().unwrap();
+    let exporter = Exporter::start(folder.path(), &[]);
+    assert_eq!(post(&exporter, &event("15550000001", 1)).status, 200);
+    let other = Connection::open(folder.path().join(DATABASE)).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    assert_put_off(&post(&exporter, &event("15550000002", 1)));
+    assert_eq!(exporter.get("/-/ready").status, 503);
+    assert_eq!(exporter.value("whatsapp_exporter_storage_up", &[]), Some(0.0));
+    other.execute_batch("COMMIT").unwrap();
+
+    // Who is not ready is sent nothing: it finds out by itself.
+    wait_for("the exporter to be ready again", || exporter.get("/-/ready").status == 200);
+    assert_eq!(exporter.value("whatsapp_exporter_storage_up", &[]), Some(1.0));
+    assert_eq!(events(&exporter), 1.0);
+    assert_eq!(post(&exporter, &event("15550000002", 1)).json()["applied"], 1);
+}
+
+// No room
+
+#[test]
+fn a_full_disk_promises_nothing_and_loses_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let exporter = Exporter::start_on_small_disk(folder.path(), 128 << 10);
+    assert_eq!(post(&exporter, &event("15550000000", 0)).json()["applied"], 1);
+
+    // More than fits, of which a part does.
+    let batch = batch("1666", 1000);
+    assert_put_off(&post(&exporter, &batch));
+    assert_eq!(exporter.value("whatsapp_exporter_phone_numbers", &[]), Some(1.0), "half applied");
+    wait_for("the exporter to find that less still fits", || exporter.get("/-/ready").status == 200);
+
+    let mut accepted = 1;
+    let first_refused = loop {
+        let answer = post(&exporter, &event("15550000000", accepted));
+        if answer.status == 503 {
+            assert_put_off(&answer);
+            break accepted;
+        }
+        assert_eq!(answer.json()["applied"], 1, "{}", answer.text());
+        accepted += 1;
+        assert!(accepted < 10_000, "the disk never fills");
+    };
+    let mut refused = 2.0;
+    for answer in [
+        post(&exporter, &event("15550000000", first_refused)),
+        post(&exporter, &event("15550000001", 1)),
+        post(&exporter, &capability(1, 250)),
+        post(&exporter, &batch),
+        exporter.post("/webhooks/8x8", &eight_by_eight("15550000002", "FLAGGED", "TIER_1K")),
+        request(exporter.webhook, "GET", "/webhooks/kaleyra?phone_no=15550000003&event=FLAGGED", &[], b"").unwrap(),
+    ] {
+        assert_put_off(&answer);
+        refused += 1.0;
+    }
+    // There is nothing to store of what is of no interest.
+    assert_eq!(exporter.post("/webhooks/meta", r#"{"entry":[]}"#).json()["ignored"], 1);
+
+    let samples = exporter.samples();
+    assert_eq!(value(&samples, "whatsapp_exporter_storage_up", &[]), Some(0.0));
+    let errors = value(&samples, "whatsapp_exporter_storage_errors_total", &[("operation", "commit")]);
+    assert!(errors.unwrap() >= refused, "{errors:?} of {refused}");
+    let code = |provider, code| {
+        value(&samples, "whatsapp_exporter_webhook_requests_total", &[("provider", provider), ("code", code)])
+    };
+    let codes = [code("meta", "503"), code("8x8", "503"), code("kaleyra", "503"), code("meta", "200")];
+    assert_eq!(codes, [6.0, 1.0, 1.0, accepted as f64 + 1.0].map(Some));
+    let ready = exporter.get("/-/ready");
+    assert_eq!((ready.status, ready.json()["error"].is_string()), (503, true), "{}", ready.text());
+    assert_eq!(exporter.get("/-/healthy").status, 200);
+    assert_eq!(events(&exporter), accepted as f64);
+    assert_eq!(value(&samples, "whatsapp_exporter_phone_numbers", &[]), Some(1.0));
+    let page = kept(&exporter);
+
+    let exporter = exporter.kill_and_restart();
+    assert_eq!(kept(&exporter), page);
+    for time in 0..accepted {
+        // A number remembers its last 32 deliveries.
+        if time + 32 >= accepted {
+            assert_eq!(post(&exporter, &event("15550000000", time)).json()["duplicate"], 1, "{time}");
+        }
+    }
+    assert_eq!(post(&exporter, &event("15550000000", first_refused)).json()["applied"], 1);
+    assert_eq!(post(&exporter, &batch).json()["applied"], 1000);
+    assert_eq!(exporter.value("whatsapp_exporter_phone_numbers", &[]), Some(1001.0));
+}
+
+// What these tests share
+
+/// The error with which the binary refuses this storage.
+#[track_caller]
+fn refused(storage: &Path) -> String {
+    let mut command = command();
+    command
+        .args(["--web.listen-address=127.0.0.1:0", "--webhook.listen-address=127.0.0.1:0", "--log.format=json"])
+        .arg(format!("--storage.path={}", storage.display()));
+    let output = finish(command);
+    let log = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}: {log}", storage.display());
+    let errors =
+        log.lines().map(|line| serde_json::from_str::<Json>(line).unwrap()).filter(|event| event["level"] == "ERROR");
+    let errors: Vec<_> = errors.collect();
+    let [error] = errors.as_slice() else { panic!("not one error in\n{log}") };
+    error["error"].as_str().unwrap().to_owned()
+}
+
+/// What is in a folder, without what is made anew at every start.
+fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap());
+    let named = entries.map(|entry| (entry.file_name().into_string().unwrap(), entry.path()));
+    named
+        .filter(|(name, _)| name != "lock" && !name.ends_with("-shm"))
+        .map(|(name, path): (String, PathBuf)| (name, fs::read(path).unwrap()))
+        .collect()
+}
+
+#[track_caller]
+fn assert_unchanged(folder: &Path, before: &BTreeMap<String, Vec<u8>>, what: &str) {
+    let after = files(folder);
+    let lengths = |files: &BTreeMap<String, Vec<u8>>| files.values().map(Vec::len).collect::<Vec<_>>();
+    assert_eq!(after.keys().collect::<Vec<_>>(), before.keys().collect::<Vec<_>>(), "{what}");
+    assert_eq!(lengths(&after), lengths(before), "{what}");
+    assert!(after == *before, "{what}: the bytes of a file changed");
+}
+
+/// The storage of a process that has ended cleanly: one file.
+fn stopped() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let mut exporter = Exporter::start(folder.path(), &[]);
+    assert_eq!(post(&exporter, &batch("1555", 500)).json()["applied"], 500);
+    assert_eq!(post(&exporter, &capability(1, 1000)).json()["applied"], 1);
+    assert_eq!(exporter.end("TERM").code(), Some(0));
+    assert_eq!(files(folder.path()).into_keys().collect::<Vec<_>>(), [DATABASE]);
+    folder
+}
+
+/// The storage of a process that was killed: a database, and a log that goes on where it ends.
+fn killed() -> TempDir {
+    let folder = stopped();
+    let mut exporter = Exporter::start(folder.path(), &[]);
+    assert_eq!(post(&exporter, &batch("1556", 100)).json()["applied"], 100);
+    exporter.end("KILL");
+    folder
+}
+
+/// The storage of a stopped process after a statement of SQL.
+fn changed(statement: &str) -> TempDir {
+    let folder = stopped();
+    let connection = Connection::open(folder.path().join(DATABASE)).unwrap();
+    connection.execute_batch(statement).unwrap();
+    connection.close().unwrap();
+    folder
+}
+
+fn meta(time: u64, changes: &[Json]) -> String {
+    json!({"entry": [{"id": ACCOUNT, "time": 1_748_454_394 + time, "changes": changes}]}).to_string()
+}
+
+fn quality(number: &str, event: &str, limit: &str) -> Json {
+    json!({"field": "phone_number_quality_update",
+        "value": {"display_phone_number": number, "event": event, "current_limit": limit}})
+}
+
+fn event(number: &str, time: u64) -> String {
+    meta(time, &[quality(number, "FLAGGED", "TIER_10K")])
+}
+
+/// One delivery about many numbers that begin alike.
+fn batch(prefix: &str, numbers: usize) -> String {
+    meta(
+        0,
+        &(0..numbers).map(|number| quality(&format!("{prefix}{number:07}"), "FLAGGED", "TIER_1K")).collect::<Vec<_>>(),
+    )
+}
+
+fn capability(time: u64, limit: u64) -> String {
+    let value = json!({"max_daily_conversations_per_business": limit, "max_phone_numbers_per_waba": 25});
+    meta(time, &[json!({"field": "business_capability_update", "value": value})])
+}
+
+fn eight_by_eight(number: &str, event: &str, limit: &str) -> String {
+    json!({"eventId": "1", "eventType": "phone_number_quality_update", "businessAccountId": "a\"b\\c\nd",
+        "eventDetails": {"displayPhoneNumber": number, "meta": {"event": event, "currentLimit": limit}}})
+    .to_string()
+}
+
+/// Every kind of value there is, of every provider.
+fn send_of_everything(exporter: &Exporter) {
+    for body in [
+        meta(1, &[quality("15550000001", "ONBOARDING", "TIER_10K")]),
+        meta(2, &[quality("15550000001", "DOWNGRADE", "TIER_1K")]),
+        meta(3, &[quality("15550000002", "FLAGGED", "TIER_NOT_SET"), quality("15550000003", "SOMETHING", "")]),
+        meta(4, &[quality("15550000004", "THROUGHPUT_UPGRADE", "TIER_UNLIMITED")]),
+        meta(5, &[quality("15550000002", "UNFLAGGED", "999999999999999M")]),
+        capability(6, 2000),
+        capability(7, 250),
+        meta(8, &[quality("15550000001", "UPGRADE", "TIER_100K")]),
+    ] {
+        assert_eq!(post(exporter, &body).status, 200);
+    }
+    let eight = eight_by_eight("1086***36726376", "FLAGGED", "TIER_1K");
+    let inno = json!({"id": "1", "type": "whatsapp_phone_number_quality_update", "eventTime": "2023-10-16T13:04:57.644Z",
+        "body": {"messageLimit": "Unlimited", "event": "THROUGHPUT_UPGRADE", "displayPhoneNumber": "é\"\\", "wabaId": "1"}});
+    assert_eq!(exporter.post("/webhooks/8x8", &eight).json()["applied"], 1);
+    assert_eq!(exporter.post("/webhooks/innopaas", &inno.to_string()).json()["applied"], 1);
+    let kaleyra = "/webhooks/kaleyra?display_phone_number=15550000005&event=UPGRADE&current_limit=TIER_1K";
+    assert_eq!(request(exporter.webhook, "GET", kaleyra, &[], b"").unwrap().json()["applied"], 1);
+}
+
+fn post(exporter: &Exporter, body: &str) -> Answer {
+    exporter.post("/webhooks/meta", body)
+}
+
+/// The page, as far as it is to survive the process.
+fn kept(exporter: &Exporter) -> String {
+    let page = exporter.get("/metrics");
+    assert_eq!(page.status, 200, "{}", page.text());
+    let families = ["whatsapp_phone_number_", "whatsapp_business_account_"];
+    let lines = page.text().lines().filter(|line| families.iter().any(|family| line.starts_with(family)));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// How many events were counted, of all numbers.
+fn events(exporter: &Exporter) -> f64 {
+    let samples = exporter.samples().into_iter();
+    samples
+        .filter(|sample| sample.name == "whatsapp_phone_number_quality_events_total")
+        .map(|sample| sample.value)
+        .sum()
+}
+
+/// Whether the sender is asked to send it again later.
+#[track_caller]
+fn assert_put_off(answer: &Answer) {
+    assert_eq!(answer.status, 503, "{}", answer.text());
+    assert!(answer.headers["retry-after"].parse::<u32>().unwrap() > 0, "{:?}", answer.headers);
+    assert!(answer.json()["error"].is_string(), "{}", answer.text());
+}

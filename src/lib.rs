@@ -7,7 +7,7 @@
 //!                 (auth)     (pure)   (one writer) (durable) (table)    (pure)
 //! ```
 //!
-//! [`run`] is the program; `main` only reads the arguments.
+//! [`run()`] is the program; `main` only reads the arguments.
 
 pub mod config;
 pub mod domain;

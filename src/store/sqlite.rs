@@ -21,6 +21,8 @@ pub struct Sqlite {
 const DATABASE: &str = "whatsapp-quality-exporter.db";
 /// Marks the file as this program's ("WAQE"); `file` and the `sqlite3` shell show it.
 const APPLICATION_ID: u32 = 0x5741_5145;
+/// Bytes in a page of the database.
+const PAGE_SIZE: u64 = 4096;
 /// The version of the tables.
 const FORMAT: u32 = 1;
 
@@ -45,6 +47,8 @@ impl Sqlite {
         let database = folder.join(DATABASE);
         match fs::metadata(&database) {
             Ok(found) if found.len() == 0 => return Err(damaged(&database, "the file is empty")),
+            // SQLite itself may overlook it where the missing bytes are unused ones.
+            Ok(found) if found.len() % PAGE_SIZE != 0 => return Err(damaged(&database, "the file is cut off")),
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => create(folder, &database)?,
             Err(error) => return Err(in_folder(error)),
@@ -162,7 +166,7 @@ fn create(folder: &Path, database: &Path) -> Result<(), StoreError> {
     let connection = Connection::open(&unfinished).map_err(&failed)?;
     connection
         .execute_batch(&format!(
-            "PRAGMA synchronous = FULL; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT}; \
+            "PRAGMA page_size = {PAGE_SIZE}; PRAGMA synchronous = FULL; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT}; \
              CREATE TABLE documents (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;"
         ))
         .map_err(&failed)?;

@@ -149,6 +149,7 @@ fn a_damaged_database_is_refused_and_left_as_it_is() {
     ] {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join(DATABASE), &content).unwrap();
+        eprintln!("{what}");
         let sentence = refused(folder.path());
         assert!(sentence.contains("damaged or not this program's"), "{what}: {sentence}");
         assert!(sentence.contains("backup") && sentence.contains(DATABASE), "{what}: {sentence}");

@@ -20,6 +20,7 @@ lint:
 test: setup lint ## everything: format, lints, documentation, tests
 	cargo build --release --locked --bins --examples
 	cargo test --locked
+	tests/alerts/check
 	tests/fifth-provider
 
 golden: setup ## writes the golden files again; read the difference before you commit it

@@ -3,9 +3,11 @@
 #![cfg(test)]
 #![allow(unreachable_pub, reason = "nothing uses a test from outside, and `pub` tells what a module offers the others")]
 
+mod alerting;
 mod api;
 mod config;
 mod crash;
+mod dashboards;
 mod docs;
 mod exposition;
 mod law;

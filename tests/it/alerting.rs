@@ -1,0 +1,377 @@
+//! The whole chain on the real programs: a webhook in, a notification out.
+//!
+//! Exporter, Prometheus, Alertmanager and a receiver, with the rules and the configuration that are shipped; only
+//! addresses and the waits that group notifications are others.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    io::{BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::{Arc, Mutex},
+    thread,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use serde_json::{Value as Json, json};
+use tempfile::TempDir;
+
+use crate::{
+    dashboards,
+    support::{Exporter, fixture, request, wait_for},
+};
+
+#[test]
+fn a_downgrade_is_notified_once_and_what_follows_from_it_is_not() {
+    let chain = Chain::start();
+
+    // Two numbers of one account are flagged, and then their limit falls.
+    for number in ["15550100001", "15550100002"] {
+        chain.quality("1", number, json!({"event": "FLAGGED", "current_limit": "TIER_10K"}));
+    }
+    chain.wait_until_scraped("15550100002", 10_000.0);
+    for number in ["15550100001", "15550100002"] {
+        chain.quality("1", number, json!({"event": "FLAGGED", "current_limit": "TIER_1K"}));
+    }
+    let first = chain.notification("WhatsAppPhoneNumberDowngraded", "1");
+    println!("{first:#}");
+    let texts = descriptions(&first);
+    assert_eq!(texts.len(), 2, "one notification for two numbers: {texts:?}");
+    for number in ["15550100001", "15550100002"] {
+        let text = texts.iter().find(|text| text.contains(number)).unwrap_or_else(|| panic!("no {number}: {texts:?}"));
+        assert!(text.ends_with("fell from 10000; it is now 1000 customers in 24 hours."), "{text}");
+    }
+
+    // An account falls without any DOWNGRADE event, from unlimited.
+    chain.quality(
+        "2",
+        "15550100003",
+        json!({"event": "UPGRADE", "max_daily_conversations_per_business": "TIER_UNLIMITED"}),
+    );
+    chain.wait_until_scraped("15550100003", f64::INFINITY);
+    chain.capability("2", json!({"max_daily_conversations_per_business": 2000, "max_phone_numbers_per_waba": 25}));
+    let account = chain.notification("WhatsAppBusinessAccountDowngraded", "2");
+    assert!(descriptions(&account)[0].contains("the account's is now 2000 customers"), "{account:#}");
+
+    // A number falls from unlimited, and the first event ever of another is a fall.
+    chain.quality("3", "15550100004", json!({"event": "UPGRADE", "current_limit": "TIER_UNLIMITED"}));
+    chain.wait_until_scraped("15550100004", f64::INFINITY);
+    chain.quality("3", "15550100004", json!({"event": "ONBOARDING", "current_limit": "TIER_100K"}));
+    let unlimited = chain.notification("WhatsAppPhoneNumberDowngraded", "3");
+    assert!(descriptions(&unlimited)[0].contains("fell from unlimited; it is now 100000"), "{unlimited:#}");
+    chain.quality(
+        "4",
+        "15550100005",
+        json!({"event": "DOWNGRADE", "current_limit": "TIER_250", "old_limit": "TIER_1K"}),
+    );
+    let unknown = chain.notification("WhatsAppPhoneNumberDowngraded", "4");
+    assert!(descriptions(&unknown)[0].contains("fell from 1000; it is now 250"), "{unknown:#}");
+
+    // What follows from a fall is suppressed: the flags of its numbers, and the numbers of an account that fell.
+    for (alert, waba_id) in [("WhatsAppPhoneNumberFlagged", "1"), ("WhatsAppPhoneNumberDowngraded", "2")] {
+        wait_for(&format!("{alert} of account {waba_id} to be suppressed"), || {
+            let states = chain.states(alert, waba_id);
+            !states.is_empty() && states.iter().all(|state| state == "suppressed")
+        });
+        assert_eq!(chain.received(alert, waba_id).len(), 0, "{alert} of account {waba_id} was notified");
+    }
+
+    // A restart is no news.
+    let before = chain.all_received();
+    let chain = chain.kill_exporter_and_restart();
+    chain.wait_for_evaluations_after_restart();
+    assert_eq!(chain.all_received(), before, "a restart notified something");
+
+    // Another fall of a number that fell is.
+    chain.quality("4", "15550100005", json!({"event": "DOWNGRADE", "current_limit": "TIER_50"}));
+    wait_for("a second fall to be notified", || chain.received("WhatsAppPhoneNumberDowngraded", "4").len() == 2);
+    let again = &chain.received("WhatsAppPhoneNumberDowngraded", "4")[1];
+    assert!(descriptions(again)[0].contains("fell from 250; it is now 50"), "{again:#}");
+
+    chain.every_query_of_the_dashboards_returns_data();
+    chain.dashboards_and_rules_name_what_is_there();
+}
+
+/// Exposed, and on purpose neither drawn nor alerted on.
+const UNUSED: &[&str] = &[];
+
+/// Prometheus' own.
+const OF_PROMETHEUS: &[&str] = &["ALERTS", "up", "scrape_duration_seconds", "scrape_samples_scraped"];
+
+/// The programs, each ended with the test.
+struct Chain {
+    exporter: Exporter,
+    prometheus: Server,
+    alertmanager: Server,
+    notifications: Arc<Mutex<Vec<Json>>>,
+    restarted: f64,
+    folder: TempDir,
+}
+
+/// A program that serves HTTP.
+struct Server {
+    child: Child,
+    address: SocketAddr,
+}
+
+impl Chain {
+    fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (receiver, notifications) = receive();
+        let exporter = Exporter::start(&folder.path().join("data"), &[]);
+
+        let configuration = fixture("../alerts/alertmanager.yml")
+            .replace("http://127.0.0.1:9095/", &format!("http://{receiver}/"))
+            .replace("group_wait: 30s", "group_wait: 5s")
+            .replace("group_interval: 1m", "group_interval: 5s");
+        let alertmanager = Server::start(folder.path(), "alertmanager", &configuration, |command, file, address| {
+            command
+                .arg(format!("--config.file={}", file.display()))
+                .arg(format!("--storage.path={}", file.with_extension("data").display()))
+                .arg(format!("--web.listen-address={address}"))
+                .arg("--cluster.listen-address=");
+        });
+        let rules = Path::new(env!("CARGO_MANIFEST_DIR")).join("alerts/whatsapp.rules.yml");
+        let targets = folder.path().join("targets.json");
+        aim(&targets, exporter.web);
+        let configuration = json!({
+            "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+            "rule_files": [rules],
+            "alerting": {"alertmanagers": [{"static_configs": [{"targets": [alertmanager.address]}]}]},
+            "scrape_configs": [{"job_name": "whatsapp", "file_sd_configs": [{"files": [targets]}]}],
+        });
+        let prometheus =
+            Server::start(folder.path(), "prometheus", &configuration.to_string(), |command, file, address| {
+                command
+                    .arg(format!("--config.file={}", file.display()))
+                    .arg(format!("--storage.tsdb.path={}", file.with_extension("data").display()))
+                    .arg(format!("--web.listen-address={address}"));
+            });
+        let chain = Self { exporter, prometheus, alertmanager, notifications, restarted: 0.0, folder };
+        wait_for("the exporter to be scraped", || chain.instant("whatsapp_exporter_build_info").is_some());
+        chain
+    }
+
+    fn quality(&self, waba_id: &str, number: &str, mut value: Json) {
+        value["display_phone_number"] = number.into();
+        self.deliver(waba_id, "phone_number_quality_update", &value);
+    }
+
+    fn capability(&self, waba_id: &str, value: Json) {
+        self.deliver(waba_id, "business_capability_update", &value);
+    }
+
+    fn deliver(&self, waba_id: &str, field: &str, value: &Json) {
+        let body = json!({"object": "whatsapp_business_account",
+            "entry": [{"id": waba_id, "time": now() as u64, "changes": [{"field": field, "value": value}]}]});
+        let answer = self.exporter.post("/webhooks/meta", &body.to_string());
+        assert_eq!(answer.json()["applied"], 1, "{body}");
+    }
+
+    /// A fall is seen by what was scraped before it.
+    fn wait_until_scraped(&self, number: &str, limit: f64) {
+        let query = format!("whatsapp_phone_number_messaging_limit{{phone_number=\"{number}\"}}");
+        wait_for("a limit to be scraped", || self.instant(&query) == Some(limit));
+    }
+
+    /// The first notification of an alert of an account.
+    fn notification(&self, alert: &str, waba_id: &str) -> Json {
+        wait_for(&format!("{alert} of account {waba_id}"), || !self.received(alert, waba_id).is_empty());
+        let received = self.received(alert, waba_id);
+        assert_eq!(received.len(), 1, "{received:#?}");
+        received[0].clone()
+    }
+
+    fn received(&self, alert: &str, waba_id: &str) -> Vec<Json> {
+        let of =
+            |group: &Json| group["groupLabels"]["alertname"] == alert && group["groupLabels"]["waba_id"] == waba_id;
+        self.notifications.lock().unwrap().iter().filter(|group| of(group)).cloned().collect()
+    }
+
+    /// What came so far, without the watchdog and without what is resolved.
+    fn all_received(&self) -> Vec<Json> {
+        let notifications = self.notifications.lock().unwrap();
+        let of_interest = |group: &&Json| group["groupLabels"]["alertname"] != "WhatsAppWatchdog";
+        notifications.iter().filter(of_interest).map(|group| group["groupLabels"].clone()).collect()
+    }
+
+    /// How Alertmanager treats the alerts of that name.
+    fn states(&self, alert: &str, waba_id: &str) -> Vec<String> {
+        let alerts = self.alertmanager.get("/api/v2/alerts");
+        let of = |found: &&Json| found["labels"]["alertname"] == alert && found["labels"]["waba_id"] == waba_id;
+        let state = |found: &Json| found["status"]["state"].as_str().unwrap().to_owned();
+        alerts.as_array().unwrap().iter().filter(of).map(state).collect()
+    }
+
+    fn kill_exporter_and_restart(self) -> Self {
+        let exporter = self.exporter.kill_and_restart();
+        aim(&self.folder.path().join("targets.json"), exporter.web);
+        Self { exporter, restarted: now(), ..self }
+    }
+
+    /// Until Prometheus has scraped the new process, and every rule and group has had its turn twice.
+    fn wait_for_evaluations_after_restart(&self) {
+        wait_for("the new process to be scraped", || {
+            self.instant("process_start_time_seconds{job=\"whatsapp\"}")
+                .is_some_and(|start| start > self.restarted - 10.0)
+                && self.instant("timestamp(whatsapp_exporter_build_info)").is_some_and(|at| at > self.restarted)
+        });
+        let scraped = now();
+        wait_for("the rules to be evaluated, and groups to be flushed, twice", || {
+            let groups = self.prometheus.get("/api/v1/rules");
+            let groups = groups["data"]["groups"].as_array().unwrap();
+            let evaluated = |group: &Json| self.instant_of(group["lastEvaluation"].as_str().unwrap()) > scraped + 12.0;
+            groups.iter().all(evaluated)
+        });
+    }
+
+    fn instant_of(&self, time: &str) -> f64 {
+        time.parse::<jiff::Timestamp>().unwrap().as_nanosecond() as f64 / 1e9
+    }
+
+    /// The value of the first series of an instant query.
+    fn instant(&self, query: &str) -> Option<f64> {
+        self.query(query)["data"]["result"][0]["value"][1]
+            .as_str()
+            .map(|value| value.replace("Inf", "inf").parse().unwrap())
+    }
+
+    fn query(&self, query: &str) -> Json {
+        let form = serde_urlencoded::to_string([("query", query)]).unwrap();
+        self.prometheus.get(&format!("/api/v1/query?{form}"))
+    }
+
+    fn every_query_of_the_dashboards_returns_data(&self) {
+        for (place, expression) in dashboards::queries() {
+            let answer = self.query(&expression);
+            assert_eq!(answer["status"], "success", "{place}: {expression}: {answer}");
+            assert_ne!(answer["data"]["result"], json!([]), "{place}: no data: {expression}");
+        }
+        for (place, series, label) in dashboards::variables() {
+            let form = serde_urlencoded::to_string([("match[]", &series)]).unwrap();
+            let answer = self.prometheus.get(&format!("/api/v1/label/{label}/values?{form}"));
+            assert_ne!(answer["data"], json!([]), "{place}: no values: {series}");
+        }
+    }
+
+    fn dashboards_and_rules_name_what_is_there(&self) {
+        let page = self.exporter.get("/metrics");
+        let families = page.text().lines().filter_map(|line| line.strip_prefix("# TYPE "));
+        let exposed: BTreeMap<&str, &str> = families.filter_map(|line| line.split_once(' ')).collect();
+        let is_exposed = |name: &str| {
+            let of_histogram = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end));
+            exposed.contains_key(name) || of_histogram.is_some_and(|family| exposed.get(family) == Some(&"histogram"))
+        };
+        let rules = fixture("../alerts/whatsapp.rules.yml");
+        let expressions = dashboards::queries().into_iter().map(|(_, expression)| expression);
+        let used: BTreeSet<String> = expressions.chain([rules.clone()]).flat_map(|text| names(&text)).collect();
+        for name in &used {
+            assert!(is_exposed(name) || OF_PROMETHEUS.contains(&name.as_str()), "{name} is used and not exposed");
+        }
+        let is_used =
+            |family: &str| used.iter().any(|name| name == family || name.strip_suffix("_bucket") == Some(family));
+        for family in exposed.keys().filter(|family| family.starts_with("whatsapp_")) {
+            assert!(is_used(family) != UNUSED.contains(family), "{family} is exposed; used: {}", is_used(family));
+        }
+    }
+}
+
+impl Server {
+    fn start(
+        folder: &Path,
+        name: &str,
+        configuration: &str,
+        arguments: impl Fn(&mut Command, &Path, SocketAddr),
+    ) -> Self {
+        let file = folder.join(format!("{name}.yml"));
+        fs::write(&file, configuration).unwrap();
+        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let program = if name == "alertmanager" { "prometheus-alertmanager" } else { name };
+        let mut command = Command::new(program);
+        arguments(&mut command, &file, address);
+        let log = fs::File::create(folder.join(format!("{name}.log"))).unwrap();
+        let child = command
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap_or_else(|error| panic!("{program}: {error}: make setup"));
+        let server = Self { child, address };
+        wait_for(&format!("{name} to be ready"), || {
+            request(address, "GET", "/-/ready", &[], b"").is_ok_and(|answer| answer.status == 200)
+        });
+        server
+    }
+
+    fn get(&self, path: &str) -> Json {
+        // HTTP/1.0: nothing comes in chunks.
+        let mut stream = TcpStream::connect(self.address).unwrap();
+        write!(stream, "GET {path} HTTP/1.0\r\nHost: {}\r\n\r\n", self.address).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+        serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {path}: {answer}"))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Takes what Alertmanager sends.
+fn receive() -> (SocketAddr, Arc<Mutex<Vec<Json>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let notifications = Arc::new(Mutex::new(Vec::new()));
+    let sink = Arc::clone(&notifications);
+    thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let mut reader = BufReader::new(stream);
+            let mut length = 0;
+            for line in reader.by_ref().lines().map_while(Result::ok).take_while(|line| !line.is_empty()) {
+                if let Some((name, value)) = line.split_once(": ")
+                    && name.eq_ignore_ascii_case("content-length")
+                {
+                    length = value.parse().unwrap();
+                }
+            }
+            let mut body = vec![0; length];
+            reader.read_exact(&mut body).unwrap();
+            let _ = reader.get_mut().write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+            sink.lock().unwrap().push(serde_json::from_slice(&body).unwrap());
+        }
+    });
+    (address, notifications)
+}
+
+/// Tells Prometheus where the exporter is; its port may change, its name does not.
+fn aim(targets: &Path, exporter: SocketAddr) {
+    let text = json!([{"targets": [exporter], "labels": {"instance": "exporter"}}]).to_string();
+    let written = targets.with_extension("new");
+    fs::write(&written, text).unwrap();
+    fs::rename(written, targets).unwrap();
+}
+
+/// The texts of the alerts that fire.
+fn descriptions(notification: &Json) -> Vec<String> {
+    let alerts = notification["alerts"].as_array().unwrap().iter().filter(|alert| alert["status"] == "firing");
+    alerts.map(|alert| alert["annotations"]["description"].as_str().unwrap().to_owned()).collect()
+}
+
+/// The names of metrics in a text of PromQL.
+fn names(text: &str) -> Vec<String> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    let is_metric = |word: &&str| {
+        (word.starts_with("whatsapp_") || word.starts_with("process_") || OF_PROMETHEUS.contains(word))
+            && !["whatsapp_"].contains(word)
+    };
+    words.filter(is_metric).map(str::to_owned).collect()
+}
+
+fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64()
+}

@@ -29,6 +29,8 @@ pub struct Config {
     pub webhook_addresses: Vec<ListenAddress>,
     /// The path of `/metrics`.
     pub telemetry_path: String,
+    /// Scrapes at a time; 0 for no limit.
+    pub max_requests: usize,
     /// The folder of the embedded storage.
     pub storage_path: PathBuf,
     /// How many phone numbers there may be.
@@ -137,6 +139,7 @@ impl Config {
             web_addresses: many(matches, WEB_LISTEN_ADDRESS).into_iter().cloned().collect(),
             webhook_addresses: many(matches, WEBHOOK_LISTEN_ADDRESS).into_iter().cloned().collect(),
             telemetry_path: one(matches, TELEMETRY_PATH),
+            max_requests: one(matches, MAX_REQUESTS),
             storage_path: one(matches, STORAGE_PATH),
             max_phone_numbers: one(matches, MAX_PHONE_NUMBERS),
             log_level: one(matches, LOG_LEVEL),
@@ -274,6 +277,7 @@ fn secret(mut text: String, of: impl FnOnce() -> String) -> Result<SecretString,
 const WEB_LISTEN_ADDRESS: &str = "web.listen-address";
 const WEBHOOK_LISTEN_ADDRESS: &str = "webhook.listen-address";
 const TELEMETRY_PATH: &str = "web.telemetry-path";
+const MAX_REQUESTS: &str = "web.max-requests";
 const STORAGE_PATH: &str = "storage.path";
 const MAX_PHONE_NUMBERS: &str = "limits.max-phone-numbers";
 const ALLOW_UNAUTHENTICATED: &str = "webhook.allow-unauthenticated";
@@ -293,6 +297,9 @@ pub fn command() -> Command {
         flag(TELEMETRY_PATH, "PATH", "path of the metrics")
             .default_value("/metrics")
             .value_parser(ValueParser::new(telemetry_path)),
+        flag(MAX_REQUESTS, "N", "scrapes at a time; 0 for no limit")
+            .default_value("40")
+            .value_parser(value_parser!(usize)),
         flag(WEBHOOK_LISTEN_ADDRESS, "ADDRESS", "public: where webhooks are received (repeatable)")
             .default_value("127.0.0.1:10878")
             .action(ArgAction::Append)

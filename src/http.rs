@@ -11,35 +11,37 @@
 //!
 //! Everything else is 404. Nothing of the web listener is reachable through the webhook listener.
 
+mod answer;
 mod api;
 mod auth;
 mod body;
+mod negotiate;
 mod server;
 mod web;
 mod webhook;
 
 use bytes::Bytes;
-use http_body_util::Full;
 use hyper::{
     HeaderMap, Response, StatusCode,
     header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue},
 };
 use serde::Serialize;
 
+pub use answer::Pieces;
 pub use auth::Gate;
 pub use server::{Handler, serve};
 pub use web::Web;
 pub use webhook::Webhooks;
 
 /// A whole answer.
-pub type Answer = Response<Full<Bytes>>;
+pub type Answer = Response<Pieces>;
 
 const JSON: &str = "application/json";
 const HTML: &str = "text/html; charset=utf-8";
 const PLAIN: &str = "text/plain; charset=utf-8";
 
 fn answer(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Answer {
-    let mut answer = Response::new(Full::new(body.into()));
+    let mut answer = Response::new(Pieces::from(body.into()));
     *answer.status_mut() = status;
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     answer.headers_mut().insert("x-content-type-options", HeaderValue::from_static("nosniff"));

@@ -89,8 +89,13 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: impl Future<Out
     let entrance = Arc::new(OnceLock::new());
     let (stop, stopped) = watch::channel(false);
 
-    let web =
-        Web::new(config.telemetry_path.clone(), Arc::clone(&table), Arc::clone(&entrance), Arc::clone(&telemetry));
+    let web = Web::new(
+        config.telemetry_path.clone(),
+        Arc::clone(&table),
+        Arc::clone(&entrance),
+        Arc::clone(&telemetry),
+        config.max_requests,
+    );
     let web = WebThread::start(listeners.web, web, stopped.clone())?;
 
     let gates = Gate::all(&config.providers, config.webhooks_on_loopback());
@@ -111,13 +116,13 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: impl Future<Out
             for (provider, at) in fold.accepted() {
                 telemetry.accepted(provider, at);
             }
-            telemetry.phone_numbers.set(i64::try_from(table.len()).unwrap_or(i64::MAX));
+            telemetry.phone_numbers.set(i64::try_from(table.phone_numbers_len()).unwrap_or(i64::MAX));
             telemetry.storage.up.set(1);
             let (ingest, writer) = ingest::channel(fold, store, Arc::clone(&telemetry), config.log_phone_numbers);
             let mut writer = tokio::spawn(writer.run());
             // Nobody else sets it.
             let _ = entrance.set(ingest);
-            info!(phone_numbers = table.len(), "ready");
+            info!(phone_numbers = table.phone_numbers_len(), "ready");
             let failed = tokio::select! {
                 result = &mut writer => Some(result),
                 () = shutdown => None,

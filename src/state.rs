@@ -5,8 +5,10 @@
 
 mod fold;
 mod record;
+mod shards;
 mod table;
 
 pub use fold::{Applied, Draft, Fold, Outcome};
 pub use record::{Accepted, Account, Counts, Fact, Limit, Number, Record};
-pub use table::{SHARDS, Table, shard_of};
+pub use shards::Shards;
+pub use table::{SHARDS, Table, shard_of, shard_of_account};

@@ -1,108 +1,127 @@
-//! The text format 0.0.4.
+//! The text format 0.0.4 and OpenMetrics 1.0, which differ in what stands around the samples.
 //!
-//! Source: Prometheus' documentation, "Exposition formats".
+//! Sources: Prometheus' documentation, "Exposition formats"; the OpenMetrics specification 1.0.
 
 use std::io::Write;
 
-use prometheus::{Encoder, TextEncoder, proto::MetricFamily};
-
-use super::{ACCOUNT, Family, PHONE_NUMBER, Value};
-use crate::{
-    domain::{AccountKey, NumberKey},
-    state::{SHARDS, Table},
+use prometheus::{
+    Encoder, TextEncoder,
+    proto::{LabelPair, Metric, MetricFamily, MetricType},
 };
 
-/// The `Content-Type` of a page.
-pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+use super::{Family, Format, Kind, Value};
 
-/// The whole page: numbers, accounts and then the exporter's own families.
-///
-/// # Errors
-///
-/// Where one of the own families has no samples: a mistake of the caller.
-pub fn page(table: &Table, own: &[MetricFamily]) -> prometheus::Result<Vec<u8>> {
-    let mut page = Vec::new();
-    let numbers = (0..SHARDS).flat_map(|shard| table.numbers(shard, None));
-    write_families(&mut page, PHONE_NUMBER, numbers, number_labels);
-    write_families(&mut page, ACCOUNT, table.accounts(None), account_labels);
-    TextEncoder::new().encode(own, &mut page)?;
-    Ok(page)
+pub(super) fn write_header<T>(page: &mut Vec<u8>, format: Format, family: &Family<T>) {
+    write_metadata(page, format, family.name, family.help, family.kind.as_str());
 }
 
-fn write_families<K, T: AsRef<V>, V>(
-    page: &mut Vec<u8>,
-    families: &[Family<V>],
-    subjects: impl IntoIterator<Item = (K, T)>,
-    labels_of: fn(&K) -> Vec<u8>,
-) {
-    let mut chunks: Vec<Vec<u8>> = families.iter().map(|_| Vec::new()).collect();
-    for (key, subject) in subjects {
-        let labels = labels_of(&key);
-        for (family, chunk) in families.iter().zip(&mut chunks) {
-            write_samples(chunk, family, &labels, subject.as_ref());
-        }
-    }
-    for (family, chunk) in families.iter().zip(&chunks) {
-        if !chunk.is_empty() {
-            write_header(page, family);
-            page.extend_from_slice(chunk);
-        }
-    }
+fn write_metadata(page: &mut Vec<u8>, format: Format, name: &str, help: &str, kind: &str) {
+    // In OpenMetrics the family of a counter has no suffix, only its samples do.
+    let name = match format {
+        Format::OpenMetrics if kind == Kind::Counter.as_str() => name.strip_suffix("_total").unwrap_or(name),
+        _ => name,
+    };
+    push(page, &["# HELP ", name, " "]);
+    write_escaped(page, help, format == Format::OpenMetrics);
+    push(page, &["\n# TYPE ", name, " ", kind, "\n"]);
 }
 
-fn write_header<T>(page: &mut Vec<u8>, family: &Family<T>) {
-    let Family { name, help, kind, .. } = family;
-    push(page, &["# HELP ", name, " ", help, "\n# TYPE ", name, " ", kind.as_str(), "\n"]);
-}
-
-fn write_samples<T>(chunk: &mut Vec<u8>, family: &Family<T>, labels: &[u8], subject: &T) {
+pub(super) fn write_samples<T>(text: &mut Vec<u8>, family: &Family<T>, labels: &[u8], subject: &T) {
     (family.samples)(subject, &mut |label_value, value| {
-        push(chunk, &[family.name, "{"]);
-        chunk.extend_from_slice(labels);
+        push(text, &[family.name, "{"]);
+        text.extend_from_slice(labels);
         if let Some(label) = family.label {
-            push(chunk, &[",", label, "=\"", label_value, "\""]);
+            push(text, &[",", label, "=\"", label_value, "\""]);
         }
-        push(chunk, &["} "]);
-        write_value(chunk, value);
-        chunk.push(b'\n');
+        push(text, &["} "]);
+        write_value(text, value);
+        text.push(b'\n');
     });
 }
 
-fn write_value(chunk: &mut Vec<u8>, value: Value) {
+fn write_value(text: &mut Vec<u8>, value: Value) {
     match value {
-        Value::Count(count) => push(chunk, &[itoa::Buffer::new().format(count)]),
+        Value::Count(count) => push(text, &[itoa::Buffer::new().format(count)]),
         // Writing to memory does not fail.
-        Value::Limit(limit) => drop(write!(chunk, "{limit}")),
-        Value::Time(time) => drop(write!(chunk, "{time}")),
+        Value::Limit(limit) => drop(write!(text, "{limit}")),
+        Value::Time(time) => drop(write!(text, "{time}")),
     }
 }
 
-fn number_labels(key: &NumberKey) -> Vec<u8> {
-    let mut labels = account_labels(&key.account);
-    labels.push(b',');
-    write_label(&mut labels, "phone_number", key.phone_number.as_str());
-    labels
-}
-
-fn account_labels(key: &AccountKey) -> Vec<u8> {
-    let mut labels = Vec::with_capacity(96);
-    write_label(&mut labels, "provider", key.provider);
-    labels.push(b',');
-    write_label(&mut labels, "waba_id", key.waba_id.as_str());
-    labels
-}
-
-fn write_label(labels: &mut Vec<u8>, name: &str, value: &str) {
+pub(super) fn write_label(labels: &mut Vec<u8>, name: &str, value: &str) {
     push(labels, &[name, "=\""]);
-    for byte in value.bytes() {
+    write_escaped(labels, value, true);
+    labels.push(b'"');
+}
+
+/// Escapes backslash and newline, and in some places quotes.
+fn write_escaped(to: &mut Vec<u8>, text: &str, quotes: bool) {
+    for byte in text.bytes() {
         match byte {
-            b'\\' => labels.extend_from_slice(b"\\\\"),
-            b'"' => labels.extend_from_slice(b"\\\""),
-            b'\n' => labels.extend_from_slice(b"\\n"),
-            _ => labels.push(byte),
+            b'\\' => to.extend_from_slice(b"\\\\"),
+            b'\n' => to.extend_from_slice(b"\\n"),
+            b'"' if quotes => to.extend_from_slice(b"\\\""),
+            _ => to.push(byte),
         }
     }
-    labels.push(b'"');
+}
+
+/// The families of the `prometheus` crate: with its own encoder, or in OpenMetrics, which it does not write.
+pub(super) fn write_own(page: &mut Vec<u8>, format: Format, families: &[MetricFamily]) {
+    if format == Format::Text {
+        // It fails on a family without samples, which a registry does not gather.
+        let _ = TextEncoder::new().encode(families, page);
+        return;
+    }
+    for family in families {
+        let kind = match family.get_field_type() {
+            MetricType::COUNTER => "counter",
+            MetricType::GAUGE => "gauge",
+            MetricType::HISTOGRAM => "histogram",
+            MetricType::SUMMARY => "summary",
+            MetricType::UNTYPED => "unknown",
+        };
+        write_metadata(page, format, family.name(), family.help(), kind);
+        for metric in family.get_metric() {
+            write_own_samples(page, family, metric);
+        }
+    }
+}
+
+fn write_own_samples(page: &mut Vec<u8>, family: &MetricFamily, metric: &Metric) {
+    let name = family.name();
+    match family.get_field_type() {
+        MetricType::COUNTER => write_own_sample(page, name, "", metric, None, metric.get_counter().get_value()),
+        MetricType::GAUGE => write_own_sample(page, name, "", metric, None, metric.get_gauge().get_value()),
+        MetricType::HISTOGRAM => {
+            let histogram = metric.get_histogram();
+            let count = histogram.get_sample_count() as f64;
+            for bucket in histogram.get_bucket().iter().filter(|bucket| bucket.upper_bound().is_finite()) {
+                let bound = Some(bucket.upper_bound());
+                write_own_sample(page, name, "_bucket", metric, bound, bucket.cumulative_count() as f64);
+            }
+            write_own_sample(page, name, "_bucket", metric, Some(f64::INFINITY), count);
+            write_own_sample(page, name, "_count", metric, None, count);
+            write_own_sample(page, name, "_sum", metric, None, histogram.get_sample_sum());
+        }
+        // This program has none.
+        MetricType::SUMMARY | MetricType::UNTYPED => {}
+    }
+}
+
+fn write_own_sample(page: &mut Vec<u8>, name: &str, suffix: &str, metric: &Metric, bound: Option<f64>, value: f64) {
+    push(page, &[name, suffix]);
+    let bound = bound.map(|bound| if bound.is_infinite() { "+Inf".to_owned() } else { format!("{bound:?}") });
+    let own = metric.get_label().iter().map(|label: &LabelPair| (label.name(), label.value()));
+    let labels = own.chain(bound.iter().map(|bound| ("le", bound.as_str())));
+    for (index, (label, value)) in labels.enumerate() {
+        page.push(if index == 0 { b'{' } else { b',' });
+        write_label(page, label, value);
+    }
+    if bound.is_some() || !metric.get_label().is_empty() {
+        page.push(b'}');
+    }
+    let _ = if value.is_infinite() && value > 0.0 { writeln!(page, " +Inf") } else { writeln!(page, " {value}") };
 }
 
 fn push(to: &mut Vec<u8>, parts: &[&str]) {

@@ -3,7 +3,7 @@
 //! Each object has the labels and, under the metric's name without `whatsapp_phone_number_` or
 //! `whatsapp_business_account_`, every value: a number, `"+Inf"`, or an object by the further label.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 use serde_json::{Map, Value as Json, json};
 
@@ -11,7 +11,7 @@ use crate::{
     domain::{AccountKey, NumberKey, PhoneNumber, WabaId},
     exposition::{ACCOUNT, Family, PHONE_NUMBER, Value},
     providers,
-    state::{SHARDS, Table, shard_of},
+    state::{SHARDS, Shards, Table, shard_of, shard_of_account},
 };
 
 const DEFAULT_LIMIT: usize = 1000;
@@ -45,22 +45,31 @@ pub(super) fn phone_numbers(table: &Table, query: &str) -> Result<Json, BadQuery
         }
         _ => None,
     })?;
-    let first = after.as_ref().map_or(0, shard_of);
-    let found = (first..SHARDS)
-        .flat_map(|shard| table.numbers(shard, after.as_ref().filter(|_| shard == first)))
+    let found = after_cursor(&table.numbers, after, shard_of)
         .map(|(key, number)| (labels(&key.account, Some(key.phone_number.as_str())), number));
     Ok(query.page("phone_numbers", PHONE_NUMBER, "whatsapp_phone_number_", found))
 }
 
-/// `GET /api/v1/accounts`, in the order of the keys.
+/// `GET /api/v1/accounts`, likewise.
 pub(super) fn accounts(table: &Table, query: &str) -> Result<Json, BadQuery> {
     let query = Query::read(query, &["provider", "waba_id"], "provider, waba_id, limit, after")?;
     let after = query.after(|parts| match parts {
         [provider, waba_id] => account_key(provider, waba_id),
         _ => None,
     })?;
-    let found = table.accounts(after.as_ref()).into_iter().map(|(key, account)| (labels(&key, None), account));
+    let found =
+        after_cursor(&table.accounts, after, shard_of_account).map(|(key, account)| (labels(&key, None), account));
     Ok(query.page("accounts", ACCOUNT, "whatsapp_business_account_", found))
+}
+
+/// Everything after a key, shard by shard.
+fn after_cursor<K: Ord + Clone, V>(
+    shards: &Shards<K, V>,
+    after: Option<K>,
+    shard_of: fn(&K) -> usize,
+) -> impl Iterator<Item = (K, Arc<V>)> {
+    let first = after.as_ref().map_or(0, shard_of);
+    (first..SHARDS).flat_map(move |shard| shards.entries(shard, after.as_ref().filter(|_| shard == first)).1)
 }
 
 impl Query {
@@ -100,7 +109,7 @@ impl Query {
         name: &str,
         families: &[Family<T>],
         prefix: &str,
-        found: impl Iterator<Item = (Vec<(&'static str, String)>, std::sync::Arc<T>)>,
+        found: impl Iterator<Item = (Vec<(&'static str, String)>, Arc<T>)>,
     ) -> Json {
         let mut matching =
             found.filter(|(labels, _)| self.filters.iter().all(|filter| labels.contains(filter))).peekable();

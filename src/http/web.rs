@@ -1,23 +1,40 @@
 //! The private listener: metrics, health, the API and a page that leads to them.
 
 use std::{
+    borrow::Cow,
     fmt::Write,
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Instant,
 };
 
 use bytes::Bytes;
-use hyper::{Method, Request, StatusCode, body::Body};
+use hyper::{
+    HeaderMap, Method, Request, StatusCode,
+    body::Body,
+    header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, VARY},
+};
+use tokio::sync::Semaphore;
 
-use super::{Answer, HTML, Handler, PLAIN, answer, api, body::discard, error, method_not_allowed, not_found};
-use crate::{exposition, ingest::Ingest, providers, state::Table, telemetry::Telemetry};
+use super::{
+    Answer, HTML, Handler, PLAIN, Pieces, answer, api, body::discard, error, method_not_allowed, negotiate, not_found,
+};
+use crate::{
+    exposition::{Ask, Encoding, Exposition, Part},
+    ingest::Ingest,
+    providers,
+    state::Table,
+    telemetry::Telemetry,
+};
 
 /// Answers the operator's programs.
 pub struct Web {
     telemetry_path: String,
     table: Arc<Table>,
+    exposition: Arc<Mutex<Exposition>>,
     ingest: Arc<OnceLock<Ingest>>,
     telemetry: Arc<Telemetry>,
+    /// Of scrapes at a time.
+    places: Arc<Semaphore>,
 }
 
 impl Web {
@@ -27,27 +44,52 @@ impl Web {
         table: Arc<Table>,
         ingest: Arc<OnceLock<Ingest>>,
         telemetry: Arc<Telemetry>,
+        max_requests: usize,
     ) -> Self {
-        Self { telemetry_path, table, ingest, telemetry }
+        let exposition = Arc::new(Mutex::new(Exposition::new(Arc::clone(&table))));
+        // As with Prometheus' own exporters, 0 is no limit.
+        let places = if max_requests == 0 { Semaphore::MAX_PERMITS } else { max_requests.min(Semaphore::MAX_PERMITS) };
+        Self { telemetry_path, table, exposition, ingest, telemetry, places: Arc::new(Semaphore::new(places)) }
     }
 
     fn is_loaded(&self) -> bool {
         self.ingest.get().is_some()
     }
 
-    async fn metrics(&self) -> Answer {
+    async fn metrics(&self, headers: &HeaderMap, query: &str) -> Answer {
         if !self.is_loaded() {
             return loading();
         }
-        let began = Instant::now();
-        let table = Arc::clone(&self.table);
-        let own = self.telemetry.gather();
-        let page = tokio::task::spawn_blocking(move || exposition::page(&table, &own)).await;
-        self.telemetry.scrape_duration.observe(began.elapsed().as_secs_f64());
-        match page {
-            Ok(Ok(page)) => answer(StatusCode::OK, exposition::CONTENT_TYPE, page),
-            _ => error(StatusCode::INTERNAL_SERVER_ERROR, "the page cannot be written; the log says why"),
+        let part = match part_of(query) {
+            Ok(part) => part,
+            Err(sentence) => return error(StatusCode::BAD_REQUEST, sentence),
+        };
+        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+            return error(StatusCode::SERVICE_UNAVAILABLE, "too many scrapes at a time (--web.max-requests)");
+        };
+        let ask = Ask { format: negotiate::format(headers), encoding: negotiate::encoding(headers), part };
+        let exposition = Arc::clone(&self.exposition);
+        let telemetry = Arc::clone(&self.telemetry);
+        let page = tokio::task::spawn_blocking(move || {
+            let began = Instant::now();
+            let own = telemetry.gather();
+            // Who comes second finds what the first has rendered. A page is never left half made: it is made of what
+            // is kept, which a panic leaves as it was or stale.
+            let page = exposition.lock().unwrap_or_else(PoisonError::into_inner).page(ask, &own);
+            telemetry.scrape_duration.observe(began.elapsed().as_secs_f64());
+            page
+        });
+        let Ok(page) = page.await else {
+            return error(StatusCode::INTERNAL_SERVER_ERROR, "the page cannot be written; the log says why");
+        };
+        let mut answer = Answer::new(Pieces::with_place(page.pieces, place));
+        let headers = answer.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(ask.format.content_type()));
+        headers.insert(VARY, HeaderValue::from_static("Accept, Accept-Encoding"));
+        if ask.encoding == Encoding::Gzip {
+            headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         }
+        answer
     }
 
     fn ready(&self) -> Answer {
@@ -118,8 +160,17 @@ impl Handler for Web {
             "/-/ready" => self.ready(),
             "/api/v1/phone_numbers" => self.api(api::phone_numbers, query).await,
             "/api/v1/accounts" => self.api(api::accounts, query).await,
-            _ => self.metrics().await,
+            _ => self.metrics(&head.headers, query).await,
         }
+    }
+}
+
+/// `shard=I/N`; other parameters are a scraper's own affair.
+fn part_of(query: &str) -> Result<Part, &'static str> {
+    let pairs: Vec<(Cow<'_, str>, Cow<'_, str>)> = serde_urlencoded::from_str(query).unwrap_or_default();
+    match pairs.iter().find(|(name, _)| name == "shard") {
+        None => Ok(Part::WHOLE),
+        Some((_, part)) => Part::parse(part).ok_or("shard is not I/N with 0 <= I < N"),
     }
 }
 

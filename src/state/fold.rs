@@ -73,7 +73,7 @@ impl Fold {
 
     /// How many phone numbers are known.
     pub fn phone_numbers(&self) -> usize {
-        self.table.len()
+        self.table.phone_numbers_len()
     }
 
     /// Begins a batch.
@@ -160,7 +160,7 @@ impl Draft<'_> {
     ) -> Outcome {
         let known = self.number(&key);
         let is_new = known.is_none();
-        if is_new && self.fold.table.len() + self.born.len() >= self.fold.max_phone_numbers {
+        if is_new && self.fold.table.phone_numbers_len() + self.born.len() >= self.fold.max_phone_numbers {
             return Outcome::Refused;
         }
         let number = known.unwrap_or_default();

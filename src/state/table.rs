@@ -1,112 +1,81 @@
-use std::{
-    collections::BTreeMap,
-    ops::Bound,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
 };
 
-use super::{Account, Number, Record};
+use super::{Account, Number, Record, Shards};
 use crate::domain::{AccountKey, NumberKey};
 
-/// How many parts the numbers are divided into.
-pub const SHARDS: usize = 2048;
-
-type Numbers = BTreeMap<NumberKey, Arc<Number>>;
-type Accounts = BTreeMap<AccountKey, Arc<Account>>;
+/// How many parts numbers and accounts are divided into: few of a hundred thousand numbers stand in one, so that a
+/// change makes little stale.
+pub const SHARDS: usize = 4096;
 
 /// Everything published, shared between the writer and the readers.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Table {
-    shards: Box<[Mutex<Numbers>]>,
-    accounts: Mutex<Accounts>,
-    numbers: AtomicUsize,
-}
-
-impl Default for Table {
-    fn default() -> Self {
-        Self {
-            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
-            accounts: Mutex::default(),
-            numbers: AtomicUsize::new(0),
-        }
-    }
+    /// The phone numbers, by [`shard_of`].
+    pub numbers: Shards<NumberKey, Number>,
+    /// The accounts, by [`shard_of_account`].
+    pub accounts: Shards<AccountKey, Account>,
+    phone_numbers_len: AtomicUsize,
+    accounts_len: AtomicUsize,
 }
 
 impl Table {
     /// How many phone numbers are known.
-    pub fn len(&self) -> usize {
-        self.numbers.load(Ordering::Relaxed)
-    }
-
-    /// Whether no phone number is known.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
+    pub fn phone_numbers_len(&self) -> usize {
+        self.phone_numbers_len.load(Ordering::Relaxed)
     }
 
     /// How many accounts are known.
     pub fn accounts_len(&self) -> usize {
-        lock(&self.accounts).len()
+        self.accounts_len.load(Ordering::Relaxed)
     }
 
     /// A phone number.
     pub fn number(&self, key: &NumberKey) -> Option<Arc<Number>> {
-        lock(self.shard(shard_of(key))?).get(key).cloned()
+        self.numbers.get(shard_of(key), key)
     }
 
     /// An account.
     pub fn account(&self, key: &AccountKey) -> Option<Arc<Account>> {
-        lock(&self.accounts).get(key).cloned()
-    }
-
-    /// The numbers of a shard in the order of their keys, beginning after `after`.
-    pub fn numbers(&self, shard: usize, after: Option<&NumberKey>) -> Vec<(NumberKey, Arc<Number>)> {
-        let Some(shard) = self.shard(shard) else { return Vec::new() };
-        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let numbers = lock(shard);
-        numbers.range((start, Bound::Unbounded)).map(|(key, number)| (key.clone(), Arc::clone(number))).collect()
-    }
-
-    /// The accounts in the order of their keys, beginning after `after`.
-    pub fn accounts(&self, after: Option<&AccountKey>) -> Vec<(AccountKey, Arc<Account>)> {
-        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let accounts = lock(&self.accounts);
-        accounts.range((start, Bound::Unbounded)).map(|(key, account)| (key.clone(), Arc::clone(account))).collect()
+        self.accounts.get(shard_of_account(key), key)
     }
 
     /// Shows a record to the readers.
     pub(super) fn publish(&self, record: &Record) {
         match record {
             Record::Number(key, number) => {
-                let Some(shard) = self.shard(shard_of(key)) else { return };
-                if lock(shard).insert(key.clone(), Arc::clone(number)).is_none() {
-                    self.numbers.fetch_add(1, Ordering::Relaxed);
+                if !self.numbers.put(shard_of(key), key.clone(), Arc::clone(number)) {
+                    self.phone_numbers_len.fetch_add(1, Ordering::Relaxed);
                 }
             }
             Record::Account(key, account) => {
-                lock(&self.accounts).insert(key.clone(), Arc::clone(account));
+                if !self.accounts.put(shard_of_account(key), key.clone(), Arc::clone(account)) {
+                    self.accounts_len.fetch_add(1, Ordering::Relaxed);
+                }
             }
             Record::Provider(..) => {}
         }
     }
-
-    fn shard(&self, index: usize) -> Option<&Mutex<Numbers>> {
-        self.shards.get(index)
-    }
 }
 
-/// The shard of a number: CRC-32 of provider, account and number, each ended by a NUL, modulo [`SHARDS`]. Part of the contract: `?shard=` must divide a fleet alike in every version.
+/// The shard of a number: CRC-32 of provider, account and number, each ended by a NUL, modulo [`SHARDS`]. Part of
+/// the contract: `?shard=` must divide a fleet alike in every version.
 pub fn shard_of(key: &NumberKey) -> usize {
+    shard(&[key.account.provider, key.account.waba_id.as_str(), key.phone_number.as_str()])
+}
+
+/// The shard of an account, likewise.
+pub fn shard_of_account(key: &AccountKey) -> usize {
+    shard(&[key.provider, key.waba_id.as_str()])
+}
+
+fn shard(parts: &[&str]) -> usize {
     let mut hasher = crc32fast::Hasher::new();
-    for part in [key.account.provider, key.account.waba_id.as_str(), key.phone_number.as_str()] {
+    for part in parts {
         hasher.update(part.as_bytes());
         hasher.update(&[0]);
     }
     hasher.finalize() as usize % SHARDS
-}
-
-/// What a panic left half done is a map with or without one more entry: whole either way.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -73,11 +73,17 @@ impl Sqlite {
         let failed = |error| unreadable(&self.database, error);
         let mut all = self.connection.prepare("SELECT key, value FROM documents ORDER BY key").map_err(failed)?;
         let mut rows = all.query([]).map_err(failed)?;
+        let mut last = String::new();
         while let Some(row) = rows.next().map_err(failed)? {
             let text = |index| row.get_ref(index).ok().and_then(|value| value.as_str().ok());
             let (Some(key), Some(value)) = (text(0), text(1)) else {
                 return Err(damaged(&self.database, "a document is not text"));
             };
+            // Where a page stands in the place of another, all can be read and some are missing.
+            if key <= last.as_str() {
+                return Err(damaged(&self.database, "the documents are out of order"));
+            }
+            key.clone_into(&mut last);
             each(decode(key, value).map_err(|error| match error {
                 Unreadable::Newer(found) => newer(&self.database, found),
                 Unreadable::Damaged(what) => damaged(&self.database, &what),

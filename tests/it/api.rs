@@ -164,6 +164,7 @@ fn pages_give_each_once() {
             let page = exporter.get(&format!("/api/v1/{list}?{query}{after}")).json();
             let objects = page[key].as_array().unwrap();
             sizes.push(objects.len());
+            assert!(sizes.len() <= 250, "{list}?{query} has no end");
             found.extend(objects.iter().map(|object| object[label].as_str().unwrap().to_owned()));
             match page["next"].as_str() {
                 Some(next) => after = format!("&after={next}"),

@@ -61,7 +61,7 @@ fn what_was_answered_before_a_kill_is_there_after_it_and_counts_once() {
     assert_newest(&samples);
     println!(
         "{WEBHOOKS} webhooks of {SENDERS} senders over {NUMBERS} numbers: {answers} answered before the kill, \
-         {survivors} there after it, {} sent again, each counted once; {:.1?}",
+         {survivors} there after it, {} sent again until answered; each counts once; {:.1?}",
         WEBHOOKS - answers,
         began.elapsed()
     );

@@ -182,7 +182,7 @@ fn sorted(page: &str) -> Vec<String> {
 fn by_the_client_library(table: &Table) -> String {
     let mut page = Page::default();
     let seconds = |time: whatsapp_quality_exporter::domain::Timestamp| time.as_seconds();
-    for (key, number) in (0..SHARDS).flat_map(|shard| table.numbers(shard, None)) {
+    for (key, number) in (0..SHARDS).flat_map(|shard| table.numbers.entries(shard, None).1) {
         let labels = [
             ("provider", key.account.provider),
             ("waba_id", key.account.waba_id.as_str()),
@@ -204,7 +204,7 @@ fn by_the_client_library(table: &Table) -> String {
             page.gauge("whatsapp_phone_number_last_event_timestamp_seconds", &labels, None, seconds(last));
         }
     }
-    for (key, account) in table.accounts(None) {
+    for (key, account) in (0..SHARDS).flat_map(|shard| table.accounts.entries(shard, None).1) {
         let labels = [("provider", key.provider), ("waba_id", key.waba_id.as_str())];
         page.limit("whatsapp_business_account", &labels, &account.limit);
         let most = account.max_phone_numbers.map(|fact| fact.value).unwrap_or_default();

@@ -15,6 +15,7 @@ mod memory;
 mod parsers;
 mod providers;
 mod readme;
+mod scrape;
 mod storage;
 mod support;
 mod webhook;

@@ -7,7 +7,7 @@ use proptest::test_runner::Config as ProptestConfig;
 use serde::Deserialize;
 use whatsapp_quality_exporter::{
     domain::{Change, Timestamp},
-    exposition,
+    exposition::{Ask, Exposition},
     providers::{self, Delivery, Example, ParseError, Provider},
     state::{Draft, Fold, Outcome, Table},
 };
@@ -80,7 +80,8 @@ impl Memory {
 
     /// The page without the exporter's own families.
     pub fn page(&self) -> String {
-        String::from_utf8(exposition::page(&self.table, &[]).unwrap()).unwrap()
+        let page = Exposition::new(Arc::clone(&self.table)).page(Ask::default(), &[]);
+        String::from_utf8(page.to_vec()).unwrap()
     }
 
     pub fn samples(&self) -> Vec<Sample> {

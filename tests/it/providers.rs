@@ -90,26 +90,17 @@ fn the_example_of_every_provider_is_one_change() {
 
 #[test]
 fn an_account_is_one_providers_alone() {
+    const ACCOUNT: &str = "300000000000101";
+    const NUMBER: &str = "447700900101";
+    let of_8x8 = json!({"eventType": "phone_number_quality_update", "businessAccountId": ACCOUNT,
+        "eventDetails": {"displayPhoneNumber": NUMBER, "meta": {"event": "ONBOARDING", "currentLimit": "TIER_1K"}}});
+    let of_meta = json!({"entry": [{"id": ACCOUNT, "changes": [
+        {"field": "phone_number_quality_update",
+            "value": {"display_phone_number": NUMBER, "event": "FLAGGED", "current_limit": "TIER_250"}},
+        {"field": "business_capability_update", "value": {"max_daily_conversations_per_business": 2000}}]}]});
     let mut memory = Memory::default();
-    let numbers = [
-        (
-            "8x8",
-            r#"{"eventType":"phone_number_quality_update","businessAccountId":"300000000000101",
-        "eventDetails":{"displayPhoneNumber":"447700900101","meta":{"event":"ONBOARDING","currentLimit":"TIER_1K"}}}"#,
-        ),
-        (
-            "meta",
-            r#"{"entry":[{"id":"300000000000101","changes":[{"field":"phone_number_quality_update","value":
-        {"display_phone_number":"447700900101","event":"FLAGGED","current_limit":"TIER_250"}}]}]}"#,
-        ),
-        (
-            "meta",
-            r#"{"entry":[{"id":"300000000000101","changes":[{"field":"business_capability_update","value":
-        {"max_daily_conversations_per_business":2000}}]}]}"#,
-        ),
-    ];
-    for (name, body) in numbers {
-        assert_eq!(memory.deliver(provider(name), &post(body.as_bytes()), at(NEW_YEAR)).unwrap(), one_applied());
+    for (name, body) in [("8x8", of_8x8), ("meta", of_meta)] {
+        memory.deliver(provider(name), &post(body.to_string().as_bytes()), at(NEW_YEAR)).unwrap();
     }
     let samples = memory.samples();
     let shown = |name, provider| value(&samples, name, &[("provider", provider)]);
@@ -174,7 +165,7 @@ fn what_is_beyond_the_cap_is_refused_and_the_known_go_on() {
     let third = [number("2", "1", 2), account("3", 2)];
     assert_eq!(deliver(&[known.as_slice(), &second, &third].concat()), (4, 2));
     assert_eq!(deliver(&[number("1", "1", 3), account("3", 3), number("2", "1", 3), account("1", 3)]), (2, 2));
-    assert_eq!((memory.table.len(), memory.table.accounts_len()), (2, 2));
+    assert_eq!((memory.table.phone_numbers_len(), memory.table.accounts_len()), (2, 2));
 }
 
 #[test]

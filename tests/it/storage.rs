@@ -128,6 +128,13 @@ fn a_damaged_database_is_refused_and_left_as_it_is() {
         database[from..from + bytes].fill(0xa5);
         database
     };
+    let page = middle / 4096 * 4096;
+    assert_eq!(database[page], 0x0a, "no page with documents");
+    let mut repeated = database.clone();
+    repeated.copy_within(page..page + 4096, page + 4096);
+    let mut shorter = database.clone();
+    // The number of its documents.
+    shorter[page + 4] -= 1;
     let other = TempDir::new().unwrap();
     let other_database = other.path().join("other.db");
     let connection = Connection::open(&other_database).unwrap();
@@ -136,7 +143,10 @@ fn a_damaged_database_is_refused_and_left_as_it_is() {
 
     for (what, content) in [
         ("bytes overwritten in the middle", overwritten(middle, 8192)),
-        ("a few bytes overwritten where a page begins", overwritten(middle / 4096 * 4096, 8)),
+        ("a few bytes overwritten where a page begins", overwritten(page, 8)),
+        // Every document can be read, but some twice and others not at all.
+        ("a page overwritten with the one before", repeated),
+        ("a page with one document less", shorter),
         ("bytes overwritten at the start", overwritten(0, 16)),
         ("truncated to half", database[..middle].to_vec()),
         ("truncated by a byte", database[..database.len() - 1].to_vec()),
@@ -149,7 +159,6 @@ fn a_damaged_database_is_refused_and_left_as_it_is() {
     ] {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join(DATABASE), &content).unwrap();
-        eprintln!("{what}");
         let sentence = refused(folder.path());
         assert!(sentence.contains("damaged or not this program's"), "{what}: {sentence}");
         assert!(sentence.contains("backup") && sentence.contains(DATABASE), "{what}: {sentence}");

@@ -108,8 +108,15 @@ impl Exporter {
         // The program says where it listens in that order.
         let (web, webhook) = (address(), address());
         let log_reader = Some(log_reader);
-        let exporter = Self { child, log, log_reader, web, webhook, arguments, environment, storage: storage.into() };
-        wait_for("the exporter to be ready", || exporter.get("/-/ready").status == 200);
+        let mut exporter =
+            Self { child, log, log_reader, web, webhook, arguments, environment, storage: storage.into() };
+        wait_for("the exporter to be ready", || {
+            if exporter.child.try_wait().unwrap().is_some() {
+                exporter.wait();
+                panic!("the exporter ended:\n{}", exporter.log());
+            }
+            exporter.get("/-/ready").status == 200
+        });
         exporter
     }
 

@@ -1,0 +1,57 @@
+use std::{
+    collections::VecDeque,
+    convert::Infallible,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame, SizeHint};
+use tokio::sync::OwnedSemaphorePermit;
+
+/// A body in pieces, sent as they are; its length is known.
+#[derive(Debug, Default)]
+pub struct Pieces {
+    pieces: VecDeque<Bytes>,
+    left: u64,
+    /// Held until the peer has it all, or is gone.
+    _place: Option<OwnedSemaphorePermit>,
+}
+
+impl Pieces {
+    /// A body that keeps a place until it is sent.
+    pub(super) fn with_place(pieces: Vec<Bytes>, place: OwnedSemaphorePermit) -> Self {
+        Self { _place: Some(place), ..Self::from(pieces) }
+    }
+}
+
+impl From<Vec<Bytes>> for Pieces {
+    fn from(pieces: Vec<Bytes>) -> Self {
+        Self { left: pieces.iter().map(|piece| piece.len() as u64).sum(), pieces: pieces.into(), _place: None }
+    }
+}
+
+impl From<Bytes> for Pieces {
+    fn from(body: Bytes) -> Self {
+        vec![body].into()
+    }
+}
+
+impl Body for Pieces {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let piece = self.pieces.pop_front();
+        self.left -= piece.as_ref().map_or(0, |piece| piece.len() as u64);
+        Poll::Ready(piece.map(|piece| Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left == 0
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left)
+    }
+}

@@ -1,0 +1,267 @@
+//! What a scraper gets: kept, encoded, in parts, and always the same page.
+
+use std::{
+    collections::BTreeSet,
+    io::{Read, Write},
+    process::{Command, Stdio},
+    sync::Arc,
+};
+
+use flate2::read::GzDecoder;
+use proptest::{collection::vec, prelude::*};
+use serde_json::json;
+use whatsapp_quality_exporter::{
+    exposition::{Ask, Encoding, Exposition, Format, Part},
+    state::Table,
+    telemetry::Telemetry,
+};
+
+use crate::{
+    memory::{Memory, NEW_YEAR, at, cases, post, provider},
+    support::{Answer, Exporter, request, samples},
+};
+
+proptest! {
+    #![proptest_config(cases(32))]
+
+    /// Whatever was kept from pages before, and whichever form was asked for between.
+    #[test]
+    fn a_page_is_the_same_however_it_is_made(rounds in vec((vec(webhook(), 0..6), any::<[bool; 3]>()), 1..8)) {
+        let mut memory = Memory::default();
+        let mut kept = Exposition::new(Arc::clone(&memory.table));
+        let own = Telemetry::new().unwrap().gather();
+        for (round, (webhooks, asked)) in rounds.into_iter().enumerate() {
+            for webhook in webhooks {
+                memory.deliver(provider("meta"), &post(webhook.as_bytes()), at(NEW_YEAR + round as i64)).unwrap();
+            }
+            for (asked, ask) in asked.into_iter().zip(asks()) {
+                if asked {
+                    let made = kept.page(ask, &own).to_vec();
+                    let plain = Ask { encoding: Encoding::Plain, ..ask };
+                    let fresh = Exposition::new(Arc::clone(&memory.table)).page(plain, &own).to_vec();
+                    let made = if ask.encoding == Encoding::Gzip { gunzip(&made) } else { made };
+                    prop_assert_eq!(String::from_utf8(made).unwrap(), String::from_utf8(fresh).unwrap());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn parts_are_the_whole_and_nothing_twice(webhooks in vec(webhook(), 1..60), of in 1..40_usize) {
+        let mut memory = Memory::default();
+        for webhook in webhooks {
+            memory.deliver(provider("meta"), &post(webhook.as_bytes()), at(NEW_YEAR)).unwrap();
+        }
+        assert_partitioned(&memory.table, of);
+    }
+}
+
+#[test]
+fn parts_of_a_large_fleet_are_the_whole_and_of_one_size() {
+    let mut memory = Memory::default();
+    for number in 0..4000 {
+        memory.deliver(provider("meta"), &post(flagged(number).as_bytes()), at(NEW_YEAR)).unwrap();
+    }
+    for of in [1, 2, 3, 8, 100, 256, 300] {
+        assert_partitioned(&memory.table, of);
+    }
+    for index in 0..8 {
+        let mut kept = Exposition::new(Arc::clone(&memory.table));
+        let numbers = flags(&mut kept, &format!("{index}/8")).len();
+        assert!((400..600).contains(&numbers), "part {index} of 8 has {numbers} of 4000");
+    }
+}
+
+#[test]
+fn what_is_not_asked_for_any_more_is_given_up_and_made_again() {
+    let mut memory = Memory::default();
+    memory.deliver(provider("meta"), &post(flagged(1).as_bytes()), at(NEW_YEAR)).unwrap();
+    let mut kept = Exposition::new(Arc::clone(&memory.table));
+    let gzip = Ask { encoding: Encoding::Gzip, ..Ask::default() };
+    let first = kept.page(Ask::default(), &[]).to_vec();
+    for _ in 0..100 {
+        assert_eq!(gunzip(&kept.page(gzip, &[]).to_vec()), first);
+    }
+    assert_eq!(kept.page(Ask::default(), &[]).to_vec(), first);
+}
+
+#[test]
+fn the_answer_says_what_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let exporter = hostile(folder.path());
+    let prometheus = "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
+    for (accept, encoding, content_type, content_encoding) in [
+        ("*/*", "", "text/plain; version=0.0.4; charset=utf-8", None),
+        ("*/*", "gzip", "text/plain; version=0.0.4; charset=utf-8", Some("gzip")),
+        (prometheus, "gzip", "application/openmetrics-text; version=1.0.0; charset=utf-8", Some("gzip")),
+        (prometheus, "gzip;q=0", "application/openmetrics-text; version=1.0.0; charset=utf-8", None),
+    ] {
+        let headers = [("Accept", accept), ("Accept-Encoding", encoding)];
+        let answer = request(exporter.web, "GET", "/metrics", &headers, b"").unwrap();
+        assert_eq!(answer.status, 200);
+        assert_eq!(answer.headers["content-type"], content_type);
+        assert_eq!(answer.headers.get("content-encoding").map(String::as_str), content_encoding);
+        assert_eq!(answer.headers["vary"], "Accept, Accept-Encoding");
+        assert_eq!(answer.headers["content-length"], answer.body.len().to_string());
+        let page = if content_encoding.is_some() { gunzip(&answer.body) } else { answer.body };
+        let page = String::from_utf8(page).unwrap();
+        assert_eq!(page.ends_with("# EOF\n"), accept == prometheus);
+        assert_eq!(page.contains("# TYPE whatsapp_phone_number_quality_events counter"), accept == prometheus);
+        assert_eq!(page.contains("# TYPE whatsapp_phone_number_quality_events_total counter"), accept != prometheus);
+        assert_eq!(page.contains("le=\"1.0\""), accept == prometheus);
+        assert!(page.contains("\nwhatsapp_phone_number_quality_events_total{"));
+
+        let head = request(exporter.web, "HEAD", "/metrics", &headers, b"").unwrap();
+        assert_eq!((head.status, head.body.len()), (200, 0));
+        assert_eq!(head.headers["content-type"], content_type);
+        assert!(head.headers["content-length"].parse::<u64>().unwrap() > 1000);
+    }
+}
+
+#[test]
+fn a_part_is_asked_for_by_its_number() {
+    let folder = tempfile::tempdir().unwrap();
+    let exporter = hostile(folder.path());
+    let whole = samples(exporter.get("/metrics").text());
+    let fleet = |answer: &Answer| {
+        samples(answer.text()).into_iter().filter(|sample| sample.name.starts_with("whatsapp_phone_number_")).count()
+    };
+    let mut found = 0;
+    for index in 0..3 {
+        let part = exporter.get(&format!("/metrics?shard={index}/3"));
+        assert_eq!(part.text().contains("whatsapp_business_account_"), index == 0);
+        assert_eq!(part.text().contains("whatsapp_exporter_build_info"), index == 0);
+        found += fleet(&part);
+    }
+    assert_eq!(found, whole.iter().filter(|sample| sample.name.starts_with("whatsapp_phone_number_")).count());
+    for bad in ["3/3", "-1/3", "1/0", "0/0", "a/3", "1", "", "+1/3", "1/3/3", "1/99999999999999999999999"] {
+        assert_eq!(exporter.get(&format!("/metrics?shard={bad}")).status, 400, "{bad}");
+    }
+    assert_eq!(exporter.get("/metrics?collect[]=x").status, 200);
+}
+
+#[test]
+fn every_decoder_reads_the_one_gzip_member() {
+    let folder = tempfile::tempdir().unwrap();
+    let exporter = hostile(folder.path());
+    let url = format!("http://{}/metrics?shard=1/2", exporter.web);
+    let plain = exporter.get("/metrics?shard=1/2").body;
+    assert!(plain.len() > 5000, "too little to tell");
+    let headers = [("Accept-Encoding", "gzip")];
+    let packed = request(exporter.web, "GET", "/metrics?shard=1/2", &headers, b"").unwrap().body;
+
+    let curl = Command::new("curl").args(["--silent", "--fail", "--compressed", &url]).output().unwrap();
+    assert_eq!(curl.stdout, plain, "curl");
+    assert_eq!(through("gunzip", &[], &packed), plain, "gunzip");
+    let python = "import gzip,sys; sys.stdout.buffer.write(gzip.decompress(sys.stdin.buffer.read()))";
+    assert_eq!(through("python3", &["-c", python], &packed), plain, "Python");
+    // One member and nothing after it, as browsers want.
+    let python = "import zlib,sys; d = zlib.decompressobj(31); sys.stdout.buffer.write(d.decompress(sys.stdin.buffer.read())); assert d.eof and not d.unused_data";
+    assert_eq!(through("python3", &["-c", python], &packed), plain, "zlib");
+}
+
+#[test]
+fn scrapes_have_so_many_places_and_no_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let exporter = Exporter::start(folder.path(), &["--web.max-requests=1"]);
+    for _ in 0..5 {
+        assert_eq!(exporter.get("/metrics").status, 200, "a place was not given back");
+    }
+    // A scraper that does not read keeps its place; its answer must be larger than what the system buffers.
+    for chunk in 0..20 {
+        let batch = (0..1000).map(|number| number + chunk * 1000);
+        let changes: Vec<_> = batch.map(change).collect();
+        let body = json!({"entry": [{"id": "1", "time": NEW_YEAR, "changes": changes}]});
+        assert_eq!(exporter.post("/webhooks/meta", &body.to_string()).json()["applied"], 1000);
+    }
+    let mut idle = crate::support::connect(exporter.web).unwrap();
+    idle.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    let mut first = [0];
+    idle.read_exact(&mut first).unwrap();
+    let refused = exporter.get("/metrics");
+    assert_eq!(refused.status, 503, "{:?}", refused.text().get(..100));
+    assert_eq!(exporter.get("/-/healthy").status, 200);
+    drop(idle);
+    crate::support::wait_for("the place to be given back", || exporter.get("/metrics").status == 200);
+}
+
+fn asks() -> [Ask; 3] {
+    [
+        Ask::default(),
+        Ask { encoding: Encoding::Gzip, ..Ask::default() },
+        Ask { encoding: Encoding::Gzip, format: Format::OpenMetrics, ..Ask::default() },
+    ]
+}
+
+fn webhook() -> impl Strategy<Value = String> {
+    let text = "[0-9]{1,3}|[a-z\"\\\\\n\0🙂{},]{1,8}";
+    (text, text, prop_oneof![Just("FLAGGED"), Just("UPGRADE"), Just("DOWNGRADE"), Just("ONBOARDING")], 0..4_u32)
+        .prop_map(|(account, number, event, limit)| {
+            let value = json!({"display_phone_number": number, "event": event,
+                "max_daily_conversations_per_business": 10_u32.pow(limit + 2)});
+            let changes = json!([{"field": "phone_number_quality_update", "value": value}]);
+            json!({"entry": [{"id": account, "changes": changes}]}).to_string()
+        })
+}
+
+fn change(number: u32) -> serde_json::Value {
+    let value = json!({"display_phone_number": format!("1555{number:07}"), "event": "FLAGGED"});
+    json!({"field": "phone_number_quality_update", "value": value})
+}
+
+fn flagged(number: u32) -> String {
+    json!({"entry": [{"id": "1", "changes": [change(number)]}]}).to_string()
+}
+
+/// A few numbers with everything in them that a format could trip over.
+fn hostile(folder: &std::path::Path) -> Exporter {
+    let exporter = Exporter::start(folder, &[]);
+    for number in 0..40 {
+        let value = json!({"display_phone_number": format!("{number}\"\\\n\0🙂"), "event": "UPGRADE",
+            "max_daily_conversations_per_business": -1});
+        let body = json!({"entry": [{"id": format!("{}\"", number % 3),
+            "changes": [{"field": "phone_number_quality_update", "value": value}]}]});
+        assert_eq!(exporter.post("/webhooks/meta", &body.to_string()).json()["applied"], 1);
+    }
+    exporter
+}
+
+/// The numbers in a part.
+fn flags(kept: &mut Exposition, part: &str) -> BTreeSet<String> {
+    let ask = Ask { part: Part::parse(part).unwrap(), ..Ask::default() };
+    let page = kept.page(ask, &[]).to_vec();
+    let page = String::from_utf8(page).unwrap();
+    let flags = page.split('\n').filter(|line| line.starts_with("whatsapp_phone_number_flagged{"));
+    flags.map(str::to_owned).collect()
+}
+
+fn assert_partitioned(table: &Arc<Table>, of: usize) {
+    let mut kept = Exposition::new(Arc::clone(table));
+    let mut rest = flags(&mut kept, "0/1");
+    assert!(!rest.is_empty());
+    for index in 0..of {
+        for number in flags(&mut kept, &format!("{index}/{of}")) {
+            assert!(rest.remove(&number), "{number} is in two parts of {of}, or in none");
+        }
+    }
+    assert!(rest.is_empty(), "in no part of {of}: {rest:?}");
+}
+
+fn gunzip(packed: &[u8]) -> Vec<u8> {
+    let mut decoder = GzDecoder::new(packed);
+    let mut page = Vec::new();
+    decoder.read_to_end(&mut page).unwrap();
+    assert!(decoder.into_inner().is_empty(), "bytes after the member");
+    page
+}
+
+fn through(program: &str, arguments: &[&str], input: &[u8]) -> Vec<u8> {
+    let mut child = Command::new(program).args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let input = input.to_vec();
+    let writer = std::thread::spawn(move || stdin.write_all(&input).unwrap());
+    let output = child.wait_with_output().unwrap();
+    writer.join().unwrap();
+    assert!(output.status.success(), "{program}");
+    output.stdout
+}

@@ -2,7 +2,7 @@
 
 export PATH := $(CURDIR)/target/tools/usr/bin:$(PATH)
 
-.PHONY: run setup test lint golden
+.PHONY: run setup test test-dashboards lint golden
 
 run: ## builds the exporter and starts it on loopback, with its storage in ./data
 	@cargo build --release --locked --quiet --bins --example webhooks
@@ -22,6 +22,10 @@ test: setup lint ## everything: format, lints, documentation, tests
 	cargo test --locked
 	tests/alerts/check
 	tests/fifth-provider
+
+test-dashboards: setup ## draws the dashboards with Grafana's libraries; see the pictures in target/dashboards
+	cargo build --release --locked --bins
+	tests/dashboards/check
 
 golden: setup ## writes the golden files again; read the difference before you commit it
 	UPDATE_GOLDEN=1 cargo test --locked --test it golden

@@ -2,7 +2,7 @@
 
 export PATH := $(CURDIR)/target/tools/usr/bin:$(PATH)
 
-.PHONY: run setup test test-dashboards lint golden
+.PHONY: run setup test test-dashboards lint golden bench
 
 run: ## builds the exporter and starts it on loopback, with its storage in ./data
 	@cargo build --release --locked --quiet --bins --example webhooks
@@ -29,3 +29,9 @@ test-dashboards: setup ## draws the dashboards with Grafana's libraries; see the
 
 golden: setup ## writes the golden files again; read the difference before you commit it
 	UPDATE_GOLDEN=1 cargo test --locked --test it golden
+
+bench: ## measures against limits and peers, and writes the tables of docs/performance.md
+	@tests/setup bench
+	cargo build --release --locked --bins
+	cd benches && CARGO_TARGET_DIR=../target/benches cargo build --release --locked && ../target/benches/release/compare
+	cd benches && CARGO_TARGET_DIR=../target/benches cargo bench --locked --bench stages

@@ -23,6 +23,9 @@ const DATABASE: &str = "whatsapp-quality-exporter.db";
 const APPLICATION_ID: u32 = 0x5741_5145;
 /// Bytes in a page of the database.
 const PAGE_SIZE: u64 = 4096;
+/// Pages in the write-ahead log before they are written into the database: 32 MiB, so that a busy page is written
+/// there once and not for every few commits.
+const CHECKPOINT_PAGES: u32 = 8192;
 /// The version of the tables.
 const FORMAT: u32 = 1;
 
@@ -100,7 +103,11 @@ impl Store for Sqlite {
         // Only now, so that a database that is refused stays as it was, and the log beside it, too.
         let failed = Self::engine("open");
         self.connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false).map_err(&failed)?;
-        self.connection.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;").map_err(&failed)
+        self.connection
+            .execute_batch(&format!(
+                "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES};"
+            ))
+            .map_err(&failed)
     }
 
     fn commit(&mut self, records: &[Record]) -> Result<(), StoreError> {

@@ -20,7 +20,7 @@ async function start(folder) {
         const exporter = await startExporter(folder, children);
         const prometheus = await startPrometheus(folder, children, exporter.web);
         await play(exporter.webhooks, prometheus);
-        return { prometheus: prometheus.url, began: prometheus.began, stop };
+        return { web: exporter.web, prometheus: prometheus.url, began: prometheus.began, stop };
     } catch (error) {
         await stop();
         throw error;

@@ -1,0 +1,154 @@
+//! A load of webhooks on keep-alive connections, from one thread.
+
+use std::{
+    cell::Cell,
+    net::SocketAddr,
+    rc::Rc,
+    time::{Duration, Instant},
+};
+
+use aws_lc_rs::hmac;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    runtime,
+    task::{LocalSet, spawn_local},
+    time::sleep_until,
+};
+
+pub const SECRET: &str = "benchmark";
+
+/// What a load came to.
+#[derive(Clone, Copy, Debug)]
+pub struct Load {
+    pub per_second: f64,
+    /// In seconds.
+    pub p99: f64,
+}
+
+/// Requests that were made before they are sent, so that sending is all that is measured.
+pub struct Requests(Vec<Vec<u8>>);
+
+impl Requests {
+    /// Signed webhooks of 350 bytes over `numbers` phone numbers, each with a time of its own from `time` on.
+    pub fn webhooks(count: usize, numbers: usize, time: u64) -> Self {
+        // Numbers in no order: neighbours would share a page of the database.
+        let number = |index: usize| index.wrapping_mul(7_919_177) % numbers;
+        Self::signed((0..count).map(|index| webhook(number(index), time + index as u64)))
+    }
+
+    /// These bodies, as Meta signs them.
+    pub fn signed(bodies: impl Iterator<Item = String>) -> Self {
+        let key = hmac::Key::new(hmac::HMAC_SHA256, SECRET.as_bytes());
+        let request = |body: String| {
+            let signature = hmac::sign(&key, body.as_bytes());
+            let hex: String = signature.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+            let head = format!(
+                "POST /webhooks/meta HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n\
+                 X-Hub-Signature-256: sha256={hex}\r\nContent-Length: {}\r\n\r\n",
+                body.len()
+            );
+            [head.as_bytes(), body.as_bytes()].concat()
+        };
+        Self(bodies.map(request).collect())
+    }
+
+    /// What Pushgateway takes for the same: three gauges in a group of the number.
+    pub fn pushes(count: usize, numbers: usize) -> Self {
+        let request = |index: usize| {
+            let body = format!("flagged {}\nlimit 10000\nlast_event {index}\n", index % 2);
+            let number = index % numbers;
+            format!("PUT /metrics/job/whatsapp/phone_number/{number} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+                .into_bytes()
+        };
+        Self((0..count).map(request).collect())
+    }
+
+    /// Sends them on so many connections, until all are sent or the time is up.
+    pub fn send(self, address: SocketAddr, connections: usize, time: Duration) -> Load {
+        self.paced(address, connections, time, None)
+    }
+
+    /// Sends all of them, so many a second.
+    pub fn send_at(self, address: SocketAddr, connections: usize, per_second: f64) -> Load {
+        self.paced(address, connections, Duration::from_secs(600), Some(per_second))
+    }
+
+    fn paced(self, address: SocketAddr, connections: usize, time: Duration, per_second: Option<f64>) -> Load {
+        let runtime = runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let requests = Rc::new(self.0);
+        LocalSet::new().block_on(&runtime, async {
+            let next = Rc::new(Cell::new(0));
+            let mut streams = Vec::new();
+            for _ in 0..connections {
+                let stream = TcpStream::connect(address).await.expect("a connection");
+                stream.set_nodelay(true).expect("no delay");
+                streams.push(stream);
+            }
+            let began = Instant::now();
+            let mut senders = Vec::new();
+            for mut stream in streams {
+                let (requests, next) = (Rc::clone(&requests), Rc::clone(&next));
+                senders.push(spawn_local(async move {
+                    let mut latencies = Vec::new();
+                    let mut buffer = vec![0; 4096];
+                    while began.elapsed() < time {
+                        let index = next.replace(next.get() + 1);
+                        let Some(request) = requests.get(index) else { break };
+                        let mut sent = Instant::now();
+                        if let Some(per_second) = per_second {
+                            // Counted from when it was due: who is late waits for everyone.
+                            let due = began + Duration::from_secs_f64(index as f64 / per_second);
+                            sleep_until(due.into()).await;
+                            sent = due;
+                        }
+                        stream.write_all(request).await.expect("to send");
+                        assert!(read_answer(&mut stream, &mut buffer).await, "an answer other than 200 or 202");
+                        latencies.push(sent.elapsed());
+                    }
+                    latencies
+                }));
+            }
+            let mut all = Vec::new();
+            for sender in senders {
+                all.extend(sender.await.expect("a sender"));
+            }
+            let elapsed = began.elapsed().as_secs_f64();
+            all.sort_unstable();
+            Load { per_second: all.len() as f64 / elapsed, p99: all[all.len() * 99 / 100].as_secs_f64() }
+        })
+    }
+}
+
+/// A webhook as Meta sends it, with what else it has in it, to 350 bytes.
+pub fn webhook(number: usize, time: u64) -> String {
+    let event = if time % 2 == 0 { "FLAGGED" } else { "UNFLAGGED" };
+    let mut body = format!(
+        r#"{{"object":"whatsapp_business_account","entry":[{{"id":"10229013{:07}","time":{time},"changes":[{{"value":{{"display_phone_number":"1555{number:07}","event":"{event}","current_limit":"TIER_10K","old_limit":"TIER_10K","more":""#,
+        number / 20
+    );
+    const END: &str = r#""},"field":"phone_number_quality_update"}]}]}"#;
+    while body.len() + END.len() < 350 {
+        body.push('x');
+    }
+    body + END
+}
+
+/// Whether it is 200 or 202, once all of it is read.
+async fn read_answer(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> bool {
+    let mut read = 0;
+    loop {
+        if read == buffer.len() {
+            buffer.resize(buffer.len() * 2, 0);
+        }
+        let more = stream.read(&mut buffer[read..]).await.expect("to read");
+        assert_ne!(more, 0, "the server hung up");
+        read += more;
+        let Some(head) = buffer[..read].windows(4).position(|window| window == b"\r\n\r\n") else { continue };
+        let text = std::str::from_utf8(&buffer[..head]).expect("a head").to_ascii_lowercase();
+        let length = text.split("content-length: ").nth(1).and_then(|rest| rest.lines().next()?.trim().parse().ok());
+        if read >= head + 4 + length.unwrap_or(0) {
+            return text.starts_with("http/1.1 200") || text.starts_with("http/1.1 202");
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! Measures the exporter against limits and peers, alternating in one run, and writes the tables of
+//! `docs/performance.md`: medians as ratios, with the spread.
+
+mod limit;
+mod load;
+mod process;
+mod scrape;
+mod table;
+mod webhooks;
+
+use std::{env, fs, net::TcpListener};
+
+fn main() {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["serve", "bare", address] => limit::bare(bind(address)),
+        ["serve", "memory", address] => limit::memory(bind(address)),
+        ["serve", "fixed", address, file] => limit::fixed(bind(address), fs::read(file).expect("a file"), false),
+        ["serve", "fixed-gzip", address, file] => limit::fixed(bind(address), fs::read(file).expect("a file"), true),
+        [] => {
+            let mut page = table::Page::default();
+            webhooks::measure(&mut page);
+            scrape::measure(&mut page);
+            page.write("../docs/performance.md");
+        }
+        ["webhooks"] => webhooks::measure(&mut table::Page::default()),
+        ["scrape"] => scrape::measure(&mut table::Page::default()),
+        other => panic!("unknown arguments {other:?}"),
+    }
+}
+
+fn bind(address: &str) -> TcpListener {
+    TcpListener::bind(address).expect("an address")
+}

@@ -1,0 +1,101 @@
+//! Programs that are measured, each ended with its measurement.
+
+use std::{
+    env, fs,
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::Path,
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use crate::load::SECRET;
+
+/// A program, and where it takes requests.
+pub struct Server {
+    child: Child,
+    pub address: SocketAddr,
+    /// The exporter's private listener.
+    pub web: SocketAddr,
+    /// From its start to its first answer that it is ready.
+    pub ready: Duration,
+}
+
+impl Server {
+    /// One of this program's own servers.
+    pub fn limit(kind: &str, file: Option<&Path>) -> Self {
+        let address = free();
+        let mut command = Command::new(env::current_exe().expect("this program"));
+        command.args(["serve", kind, &address.to_string()]).args(file);
+        Self::start(command, address, address, "/")
+    }
+
+    /// The exporter, as it is shipped.
+    pub fn exporter(storage: &Path) -> Self {
+        let (web, address) = (free(), free());
+        let mut command = Command::new("../target/release/whatsapp-quality-exporter");
+        command
+            .arg(format!("--web.listen-address={web}"))
+            .arg(format!("--webhook.listen-address={address}"))
+            .arg(format!("--storage.path={}", storage.display()))
+            .env("WHATSAPP_EXPORTER_META_APP_SECRET", SECRET);
+        Self::start(command, address, web, "/-/ready")
+    }
+
+    pub fn pushgateway() -> Self {
+        let address = free();
+        let mut command = Command::new("prometheus-pushgateway");
+        command.arg(format!("--web.listen-address={address}")).arg("--push.disable-consistency-check");
+        Self::start(command, address, address, "/-/ready")
+    }
+
+    fn start(mut command: Command, address: SocketAddr, web: SocketAddr, ready: &str) -> Self {
+        let began = Instant::now();
+        let child = command
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let mut server = Self { child, address, web, ready: Duration::ZERO };
+        while !get(web, ready, "").is_some_and(|answer| answer.starts_with(b"HTTP/1.1 200")) {
+            assert!(server.child.try_wait().expect("a state").is_none(), "{command:?} ended");
+            assert!(began.elapsed() < Duration::from_secs(120), "{command:?} is not ready");
+            thread::sleep(Duration::from_micros(200));
+        }
+        server.ready = began.elapsed();
+        server
+    }
+
+    /// A line of `/proc/PID/status`, in KiB.
+    pub fn memory(&self, line: &str) -> f64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("a process");
+        let value = status.lines().find_map(|found| found.strip_prefix(line)).expect("a line");
+        value.trim_start_matches(':').trim().trim_end_matches(" kB").parse().expect("KiB")
+    }
+
+    /// Forgets the peak.
+    pub fn reset_peak(&self) {
+        fs::write(format!("/proc/{}/clear_refs", self.child.id()), "5").expect("to reset the peak");
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The whole answer to a GET on a connection of its own.
+pub fn get(address: SocketAddr, path: &str, headers: &str) -> Option<Vec<u8>> {
+    let mut stream = TcpStream::connect(address).ok()?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n").ok()?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).ok()?;
+    Some(answer)
+}
+
+fn free() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port")
+}

@@ -188,9 +188,7 @@ impl Draft<'_> {
         let hint = Hint { old_limit, event: Some(event) };
         match change.limit {
             Some(said) => facts.note(number.limit.say(said.limit(), at, before, hint, received)),
-            None if event == EventKind::Downgrade => {
-                number.limit.say_fell(at, received);
-            }
+            None if event == EventKind::Downgrade => facts.note(number.limit.say_fell(at, received)),
             None => {}
         }
         let applied = Applied { old_limit: before.or(old_limit), new_limit: number.limit.value() };

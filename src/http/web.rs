@@ -3,7 +3,7 @@
 use std::{
     borrow::Cow,
     fmt::Write,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock},
     time::Instant,
 };
 
@@ -69,13 +69,13 @@ impl Web {
         };
         let ask = Ask { format: negotiate::format(headers), encoding: negotiate::encoding(headers), part };
         let exposition = Arc::clone(&self.exposition);
+        let table = Arc::clone(&self.table);
         let telemetry = Arc::clone(&self.telemetry);
         let page = tokio::task::spawn_blocking(move || {
             let began = Instant::now();
             let own = telemetry.gather();
-            // Who comes second finds what the first has rendered. A page is never left half made: it is made of what
-            // is kept, which a panic leaves as it was or stale.
-            let page = exposition.lock().unwrap_or_else(PoisonError::into_inner).page(ask, &own);
+            // Who comes second finds what the first has rendered.
+            let page = lock(&exposition, &table).page(ask, &own);
             telemetry.scrape_duration.observe(began.elapsed().as_secs_f64());
             page
         });
@@ -163,6 +163,16 @@ impl Handler for Web {
             _ => self.metrics(&head.headers, query).await,
         }
     }
+}
+
+/// What is kept for pages; after a panic, which may have left it half made, nothing.
+fn lock<'a>(exposition: &'a Mutex<Exposition>, table: &Arc<Table>) -> MutexGuard<'a, Exposition> {
+    exposition.lock().unwrap_or_else(|poisoned| {
+        exposition.clear_poison();
+        let mut kept = poisoned.into_inner();
+        *kept = Exposition::new(Arc::clone(table));
+        kept
+    })
 }
 
 /// `shard=I/N`; other parameters are a scraper's own affair.

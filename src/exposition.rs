@@ -113,16 +113,6 @@ impl Default for Part {
 }
 
 impl Page {
-    /// The length of all pieces in bytes.
-    pub fn len(&self) -> u64 {
-        self.pieces.iter().map(|piece| piece.len() as u64).sum()
-    }
-
-    /// Whether there is nothing on it.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
     /// All pieces in one.
     pub fn to_vec(&self) -> Vec<u8> {
         self.pieces.concat()

@@ -3,7 +3,7 @@ use std::fmt;
 use aws_lc_rs::digest;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::{AccountKey, EventKind, MessagingLimit, NumberKey, PhoneNumber, Timestamp};
+use super::{AccountKey, EventKind, MessagingLimit, PhoneNumber, Timestamp};
 
 /// What one change of a webhook says.
 #[derive(Clone, Debug, PartialEq)]
@@ -59,16 +59,6 @@ pub struct MaxPhoneNumbers {
 }
 
 impl Change {
-    /// The phone number's key, where the change speaks of one.
-    pub fn number_key(&self) -> Option<NumberKey> {
-        match &self.subject {
-            Subject::PhoneNumber { phone_number, .. } => {
-                Some(NumberKey { account: self.account.clone(), phone_number: phone_number.clone() })
-            }
-            Subject::Account(_) => None,
-        }
-    }
-
     /// When it happened: the provider's time, or `received` where there is none to believe.
     pub fn happened(&self, received: Timestamp) -> Timestamp {
         self.time.filter(|time| !time.is_ahead_of(received)).unwrap_or(received)

@@ -365,10 +365,8 @@ fn descriptions(notification: &Json) -> Vec<String> {
 /// The names of metrics in a text of PromQL.
 fn names(text: &str) -> Vec<String> {
     let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
-    let is_metric = |word: &&str| {
-        (word.starts_with("whatsapp_") || word.starts_with("process_") || OF_PROMETHEUS.contains(word))
-            && !["whatsapp_"].contains(word)
-    };
+    let is_metric =
+        |word: &&str| word.starts_with("whatsapp_") || word.starts_with("process_") || OF_PROMETHEUS.contains(word);
     words.filter(is_metric).map(str::to_owned).collect()
 }
 

@@ -66,9 +66,19 @@ impl Fold {
         Self { table, max_phone_numbers, members: HashMap::new(), accepted: HashMap::new() }
     }
 
-    /// Takes a record as it was stored; accounts first, so that fewer numbers count as dissenting.
+    /// Takes a record as it was stored, in any order.
     pub fn restore(&mut self, record: Record) {
         self.publish(&record);
+        if let Record::Account(key, account) = &record
+            && let Some(members) = self.members.get_mut(key)
+        {
+            let number = |phone_number: &PhoneNumber| {
+                self.table.number(&NumberKey { account: key.clone(), phone_number: phone_number.clone() })
+            };
+            members.dissenting.retain(|phone_number| {
+                number(phone_number).is_none_or(|number| number.limit.value() != account.limit.value())
+            });
+        }
     }
 
     /// How many phone numbers are known.

@@ -1,21 +1,38 @@
 use std::{
+    collections::HashMap,
     fs::{self, File, TryLockError},
     io,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use rusqlite::{Connection, ErrorCode, OpenFlags, config::DbConfig};
+use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, config::DbConfig};
 
 use super::{Record, Store, StoreError, Unreadable, decode, encode, key_of};
 
 /// The embedded storage: one SQLite database in WAL mode, one fsync or more a commit.
+///
+/// Documents are only ever appended, and the newest under a key counts: what a commit writes lies side by side,
+/// several documents in a page, however many numbers there are. The oldest rows are removed as new ones come; those
+/// that still count are appended again first.
 #[derive(Debug)]
 pub struct Sqlite {
     connection: Connection,
     database: PathBuf,
+    versions: Versions,
     /// Held, and with it the folder, until the process ends.
     _lock: File,
+}
+
+/// What is in the table `versions`, as of the last commit. Its ids have no gaps.
+#[derive(Debug, Default)]
+struct Versions {
+    /// The id of the oldest row.
+    oldest: i64,
+    /// The id of the newest row.
+    newest: i64,
+    /// The id of the row that counts, for each key.
+    current: HashMap<Box<str>, i64>,
 }
 
 const DATABASE: &str = "whatsapp-quality-exporter.db";
@@ -23,11 +40,12 @@ const DATABASE: &str = "whatsapp-quality-exporter.db";
 const APPLICATION_ID: u32 = 0x5741_5145;
 /// Bytes in a page of the database.
 const PAGE_SIZE: u64 = 4096;
-/// Pages in the write-ahead log before they are written into the database: 32 MiB, so that a busy page is written
-/// there once and not for every few commits.
+/// Pages in the write-ahead log before they are written into the database: 32 MiB.
 const CHECKPOINT_PAGES: u32 = 8192;
-/// The version of the tables.
-const FORMAT: u32 = 1;
+/// The version of the tables; the first was never released.
+const FORMAT: u32 = 2;
+/// Rows that no longer count and stay nevertheless; in a larger fleet as many as do count.
+const SPARE: usize = 1024;
 
 impl Sqlite {
     /// Opens the database in `folder`, and makes both where there are none.
@@ -57,7 +75,7 @@ impl Sqlite {
             Err(error) => return Err(in_folder(error)),
         }
         let connection = open_existing(&database)?;
-        Ok(Self { connection, database, _lock: lock })
+        Ok(Self { connection, database, versions: Versions::default(), _lock: lock })
     }
 
     fn engine(operation: &'static str) -> impl Fn(rusqlite::Error) -> StoreError {
@@ -72,28 +90,70 @@ impl Sqlite {
         if verdict == "ok" { Ok(()) } else { Err(damaged(&self.database, &verdict)) }
     }
 
-    fn read(&self, each: &mut dyn FnMut(Record)) -> Result<(), StoreError> {
+    fn read(&mut self, each: &mut dyn FnMut(Record)) -> Result<(), StoreError> {
         let failed = |error| unreadable(&self.database, error);
-        let mut all = self.connection.prepare("SELECT key, value FROM documents ORDER BY key").map_err(failed)?;
+        let versions = &mut self.versions;
+        let mut all =
+            self.connection.prepare("SELECT id, key, value FROM versions ORDER BY id DESC").map_err(failed)?;
         let mut rows = all.query([]).map_err(failed)?;
-        let mut last = String::new();
         while let Some(row) = rows.next().map_err(failed)? {
             let text = |index| row.get_ref(index).ok().and_then(|value| value.as_str().ok());
-            let (Some(key), Some(value)) = (text(0), text(1)) else {
+            let (Ok(id), Some(key), Some(value)) = (row.get(0), text(1), text(2)) else {
                 return Err(damaged(&self.database, "a document is not text"));
             };
-            // Where a page stands in the place of another, all can be read and some are missing.
-            if key <= last.as_str() {
-                return Err(damaged(&self.database, "the documents are out of order"));
+            if versions.newest == 0 {
+                versions.newest = id;
+            } else if id != versions.oldest - 1 {
+                // Where a page stands in the place of another, all can be read and some are missing.
+                return Err(damaged(&self.database, "documents are missing"));
             }
-            key.clone_into(&mut last);
+            versions.oldest = id;
+            if versions.current.contains_key(key) {
+                continue;
+            }
+            versions.current.insert(key.into(), id);
             each(decode(key, value).map_err(|error| match error {
                 Unreadable::Newer(found) => newer(&self.database, found),
                 Unreadable::Damaged(what) => damaged(&self.database, &what),
             })?);
         }
+        versions.oldest = versions.oldest.max(1);
         Ok(())
     }
+}
+
+impl Versions {
+    /// The id of the oldest row that stays when so many are appended: two go for each that comes, where too many do
+    /// not count.
+    fn keep_from(&self, appended: usize) -> i64 {
+        let rows = usize::try_from(self.newest - self.oldest + 1).unwrap_or_default();
+        let spare = rows.saturating_sub(self.current.len());
+        let surplus = spare.saturating_sub(self.current.len().max(SPARE));
+        self.oldest + i64::try_from(surplus.min(2 * appended)).unwrap_or_default()
+    }
+}
+
+/// Removes the rows before `keep_from`, and returns what was appended for it: the keys that count, with their new ids.
+fn trim(transaction: &Transaction<'_>, versions: &Versions, keep_from: i64) -> rusqlite::Result<Vec<(Box<str>, i64)>> {
+    let mut moved = Vec::new();
+    if keep_from > versions.oldest {
+        let mut oldest = transaction.prepare_cached("SELECT id, key FROM versions WHERE id < ?1 ORDER BY id")?;
+        let mut rows = oldest.query([keep_from])?;
+        while let Some(row) = rows.next()? {
+            let id = row.get(0)?;
+            let key = row.get_ref(1)?.as_str()?;
+            if versions.current.get(key) == Some(&id) {
+                moved.push((Box::from(key), id));
+            }
+        }
+        let mut again = transaction
+            .prepare_cached("INSERT INTO versions (key, value) SELECT key, value FROM versions WHERE id = ?1")?;
+        for (_, id) in &mut moved {
+            *id = again.insert([*id])?;
+        }
+        transaction.prepare_cached("DELETE FROM versions WHERE id < ?1")?.execute([keep_from])?;
+    }
+    Ok(moved)
 }
 
 impl Store for Sqlite {
@@ -112,19 +172,25 @@ impl Store for Sqlite {
 
     fn commit(&mut self, records: &[Record]) -> Result<(), StoreError> {
         let failed = Self::engine("commit");
+        let keep_from = self.versions.keep_from(records.len());
         let transaction = self.connection.transaction().map_err(&failed)?;
+        let mut appended = trim(&transaction, &self.versions, keep_from).map_err(&failed)?;
         {
-            let mut put = transaction
-                .prepare_cached(
-                    "INSERT INTO documents (key, value) VALUES (?1, ?2) \
-                     ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-                )
-                .map_err(&failed)?;
+            let mut append =
+                transaction.prepare_cached("INSERT INTO versions (key, value) VALUES (?1, ?2)").map_err(&failed)?;
             for record in records {
-                put.execute((key_of(record), encode(record))).map_err(&failed)?;
+                let key = key_of(record);
+                let id = append.insert((&key, encode(record))).map_err(&failed)?;
+                appended.push((key.into(), id));
             }
         }
-        transaction.commit().map_err(&failed)
+        transaction.commit().map_err(&failed)?;
+        self.versions.oldest = keep_from;
+        for (key, id) in appended {
+            self.versions.newest = id;
+            self.versions.current.insert(key, id);
+        }
+        Ok(())
     }
 
     fn probe(&mut self) -> Result<(), StoreError> {
@@ -132,8 +198,8 @@ impl Store for Sqlite {
         let transaction = self.connection.transaction().map_err(&failed)?;
         transaction
             .execute_batch(
-                "INSERT INTO documents (key, value) VALUES ('probe', ''); \
-                 DELETE FROM documents WHERE key = 'probe';",
+                "INSERT INTO versions (key, value) VALUES ('probe', ''); \
+                 DELETE FROM versions WHERE id = last_insert_rowid();",
             )
             .map_err(&failed)?;
         transaction.commit().map_err(&failed)
@@ -180,7 +246,8 @@ fn create(folder: &Path, database: &Path) -> Result<(), StoreError> {
     connection
         .execute_batch(&format!(
             "PRAGMA page_size = {PAGE_SIZE}; PRAGMA synchronous = FULL; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT}; \
-             CREATE TABLE documents (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;"
+             CREATE TABLE versions (id INTEGER PRIMARY KEY, key TEXT NOT NULL, value TEXT NOT NULL); \
+             CREATE VIEW documents AS SELECT key, value, max(id) AS id FROM versions GROUP BY key;"
         ))
         .map_err(&failed)?;
     connection.close().map_err(|(_, error)| failed(error))?;
@@ -205,6 +272,9 @@ fn open_existing(database: &Path) -> Result<Connection, StoreError> {
     let format = pragma("user_version").map_err(failed)?;
     if format > FORMAT {
         return Err(newer(database, format));
+    }
+    if format < FORMAT {
+        return Err(damaged(database, "its format was never released"));
     }
     Ok(connection)
 }

@@ -74,6 +74,29 @@ fn what_was_seen_before_a_restart_is_a_duplicate_after_it() {
     assert_eq!(kept(&exporter), page);
 }
 
+#[test]
+fn old_versions_go_and_what_still_counts_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let exporter = Exporter::start(folder.path(), &[]);
+    assert_eq!(post(&exporter, &batch(0, "1666", 100)).json()["applied"], 100);
+    for time in 0..8 {
+        assert_eq!(post(&exporter, &batch(time, "1555", 1000)).json()["applied"], 1000);
+    }
+    let page = kept(&exporter);
+    let exporter = exporter.kill_and_restart();
+    assert_eq!(kept(&exporter), page);
+
+    let reader = Connection::open_with_flags(folder.path().join(DATABASE), OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
+    let number = |statement: &str| reader.query_row(statement, [], |row| row.get::<_, i64>(0)).unwrap();
+    let documents = number("SELECT count(*) FROM documents WHERE key LIKE '[\"number\"%'");
+    assert_eq!(documents, 1100);
+    // As many again that do not count, and the last commit's.
+    let versions = number("SELECT count(*) FROM versions");
+    assert!((2000..=4000).contains(&versions), "{versions} versions of {documents} documents");
+    let moved = number("SELECT min(id) FROM documents WHERE key LIKE '%\"1666%'");
+    assert!(moved > 2000, "nothing was appended again");
+}
+
 // The folder
 
 #[test]
@@ -129,7 +152,7 @@ fn a_damaged_database_is_refused_and_left_as_it_is() {
         database
     };
     let page = middle / 4096 * 4096;
-    assert_eq!(database[page], 0x0a, "no page with documents");
+    assert_eq!(database[page], 0x0d, "no page with documents");
     let mut repeated = database.clone();
     repeated.copy_within(page..page + 4096, page + 4096);
     let mut shorter = database.clone();
@@ -169,13 +192,19 @@ fn a_damaged_database_is_refused_and_left_as_it_is() {
 #[test]
 fn a_damaged_document_is_refused_and_left_as_it_is() {
     for (what, statement) in [
-        ("no JSON", "UPDATE documents SET value = substr(value, 2)"),
-        ("another JSON", "UPDATE documents SET value = '{\"version\":1,\"record\":7}'"),
-        ("no version", "UPDATE documents SET value = '{}'"),
-        ("a blob", "UPDATE documents SET value = x'00'"),
-        ("an unknown key", "INSERT INTO documents VALUES ('[\"galaxy\",\"meta\"]', '{\"version\":1,\"record\":{}}')"),
-        ("a key that is no list", "INSERT INTO documents VALUES ('galaxy', '{\"version\":1,\"record\":{}}')"),
-        ("an unknown provider", "UPDATE documents SET key = replace(key, 'meta', 'mate')"),
+        ("no JSON", "UPDATE versions SET value = substr(value, 2)"),
+        ("another JSON", "UPDATE versions SET value = '{\"version\":1,\"record\":7}'"),
+        ("no version", "UPDATE versions SET value = '{}'"),
+        ("a blob", "UPDATE versions SET value = x'00'"),
+        (
+            "an unknown key",
+            "INSERT INTO versions (key, value) VALUES ('[\"galaxy\",\"meta\"]', '{\"version\":1,\"record\":{}}')",
+        ),
+        (
+            "a key that is no list",
+            "INSERT INTO versions (key, value) VALUES ('galaxy', '{\"version\":1,\"record\":{}}')",
+        ),
+        ("an unknown provider", "UPDATE versions SET key = replace(key, 'meta', 'mate')"),
     ] {
         let folder = changed(statement);
         let before = files(folder.path());
@@ -193,13 +222,13 @@ fn a_newer_database_is_refused_and_left_as_it_is() {
         ("its format", "PRAGMA user_version = 9", 9),
         (
             "one document",
-            "UPDATE documents SET value = replace(value, '\"version\":1,', '\"version\":7,') \
-             WHERE key = (SELECT max(key) FROM documents)",
+            "UPDATE versions SET value = replace(value, '\"version\":1,', '\"version\":7,') \
+             WHERE id = (SELECT max(id) FROM documents)",
             7,
         ),
         (
             "one document of a shape unknown today",
-            "UPDATE documents SET value = '{\"version\":7,\"new\":[]}' WHERE key = (SELECT min(key) FROM documents)",
+            "UPDATE versions SET value = '{\"version\":7,\"new\":[]}' WHERE id = (SELECT min(id) FROM documents)",
             7,
         ),
     ] {
@@ -221,7 +250,7 @@ fn a_database_that_was_restored_without_a_log_is_as_good() {
     exporter.end("TERM");
 
     // A refusal does not even change its mode.
-    let folder = changed("PRAGMA journal_mode = DELETE; UPDATE documents SET value = '{}'");
+    let folder = changed("PRAGMA journal_mode = DELETE; UPDATE versions SET value = '{}'");
     let before = files(folder.path());
     refused(folder.path());
     assert_unchanged(folder.path(), &before, "refused");
@@ -245,7 +274,7 @@ fn what_a_killed_process_left_beside_a_damaged_database_is_left_as_it_is() {
 #[test]
 fn what_a_killed_process_left_beside_a_newer_database_is_left_as_it_is() {
     for statement in
-        ["PRAGMA user_version = 9", "UPDATE documents SET value = replace(value, '\"version\":1,', '\"version\":7,')"]
+        ["PRAGMA user_version = 9", "UPDATE versions SET value = replace(value, '\"version\":1,', '\"version\":7,')"]
     {
         let folder = killed();
         let connection = Connection::open(folder.path().join(DATABASE)).unwrap();
@@ -334,7 +363,7 @@ fn a_full_disk_promises_nothing_and_loses_nothing() {
     assert_eq!(post(&exporter, &event("15550000000", 0)).json()["applied"], 1);
 
     // More than fits, of which a part does.
-    let batch = batch("1666", 1000);
+    let batch = batch(0, "1666", 1000);
     assert_put_off(&post(&exporter, &batch));
     assert_eq!(exporter.value("whatsapp_exporter_phone_numbers", &[]), Some(1.0), "half applied");
     wait_for("the exporter to find that less still fits", || exporter.get("/-/ready").status == 200);
@@ -436,7 +465,7 @@ fn assert_unchanged(folder: &Path, before: &BTreeMap<String, Vec<u8>>, what: &st
 fn stopped() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let mut exporter = Exporter::start(folder.path(), &[]);
-    assert_eq!(post(&exporter, &batch("1555", 500)).json()["applied"], 500);
+    assert_eq!(post(&exporter, &batch(0, "1555", 500)).json()["applied"], 500);
     assert_eq!(post(&exporter, &capability(1, 1000)).json()["applied"], 1);
     assert_eq!(exporter.end("TERM").code(), Some(0));
     assert_eq!(files(folder.path()).into_keys().collect::<Vec<_>>(), [DATABASE]);
@@ -447,7 +476,7 @@ fn stopped() -> TempDir {
 fn killed() -> TempDir {
     let folder = stopped();
     let mut exporter = Exporter::start(folder.path(), &[]);
-    assert_eq!(post(&exporter, &batch("1556", 100)).json()["applied"], 100);
+    assert_eq!(post(&exporter, &batch(0, "1556", 100)).json()["applied"], 100);
     exporter.end("KILL");
     folder
 }
@@ -475,9 +504,9 @@ fn event(number: &str, time: u64) -> String {
 }
 
 /// One delivery about many numbers that begin alike.
-fn batch(prefix: &str, numbers: usize) -> String {
+fn batch(time: u64, prefix: &str, numbers: usize) -> String {
     meta(
-        0,
+        time,
         &(0..numbers).map(|number| quality(&format!("{prefix}{number:07}"), "FLAGGED", "TIER_1K")).collect::<Vec<_>>(),
     )
 }

@@ -1,4 +1,5 @@
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::domain::{
     AccountKey, Direction, EventKind, Identity, MaxPhoneNumbers, MessagingLimit, NumberKey, Timestamp,
@@ -224,8 +225,7 @@ impl<'de> Deserialize<'de> for Counts {
 }
 
 /// The last deliveries that could be told apart, oldest first.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(transparent)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Seen(Vec<Identity>);
 
 impl Seen {
@@ -244,6 +244,25 @@ impl Seen {
             self.0.remove(0);
         }
         self.0.push(identity);
+    }
+}
+
+/// The bytes of all of them in base64: most of a document are these, and with them most of what a webhook writes.
+impl Serialize for Seen {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let bytes: Vec<u8> = self.0.iter().flat_map(Identity::as_bytes).copied().collect();
+        serializer.serialize_str(&STANDARD.encode(bytes))
+    }
+}
+
+impl<'de> Deserialize<'de> for Seen {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        let bytes = STANDARD.decode(text.as_bytes()).map_err(de::Error::custom)?;
+        match bytes.as_chunks() {
+            (identities, []) => Ok(Self(identities.iter().copied().map(Identity::from_bytes).collect())),
+            _ => Err(de::Error::custom("not a whole number of identities")),
+        }
     }
 }
 

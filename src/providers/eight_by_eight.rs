@@ -7,7 +7,7 @@ use hyper::Method;
 
 use super::{
     Auth, Delivery, Example, InvalidChange, ParseError, Parsed, Provider,
-    fields::{Facts, Fields},
+    fields::{Facts, Fields, read_body},
 };
 use crate::domain::Change;
 
@@ -32,7 +32,7 @@ impl Provider for EightByEight {
     }
 
     fn parse(&self, delivery: &Delivery<'_>) -> Result<Parsed, ParseError> {
-        let envelope = Fields::of_body(delivery.body)?;
+        let envelope: Fields<'_> = read_body(delivery.body)?;
         if envelope.scalar("eventType").as_str() != "phone_number_quality_update" {
             return Ok(Parsed::nothing());
         }

@@ -1,10 +1,10 @@
-//! Lenient reading of what providers send: any key, in any order, of any type, repeated or not.
+//! Lenient reading of what providers send: any key, in any order, of any type, repeated or not; in one pass.
 
-use std::{borrow::Cow, fmt};
+use std::{borrow::Cow, fmt, marker::PhantomData};
 
 use serde::{
     Deserialize, Deserializer,
-    de::{self, MapAccess},
+    de::{self, IgnoredAny, MapAccess, SeqAccess},
 };
 use serde_json::value::RawValue;
 
@@ -14,13 +14,32 @@ use crate::domain::{
     WabaId,
 };
 
+/// A JSON object of which something is expected.
+pub(super) trait Object<'a>: Default {
+    /// Takes the value of `key` from `values`: the last of a repeated key counts, as for nearly every JSON reader.
+    fn take<A: MapAccess<'a>>(&mut self, key: Cow<'a, [u8]>, values: &mut A) -> Result<(), A::Error>;
+}
+
+/// A JSON value that should be an object, or a list of them.
+#[derive(Default)]
+pub(super) enum Node<T> {
+    /// Not there, or null.
+    #[default]
+    Absent,
+    Object(T),
+    List(Vec<Self>),
+    Other,
+}
+
 /// A JSON object, its values not read yet.
-pub(super) struct Fields<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+#[derive(Default)]
+pub(super) struct Fields<'a>(Vec<(Cow<'a, [u8]>, &'a RawValue)>);
 
 /// One value, as far as an id, a name, a number or a time can be one.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) enum Scalar<'a> {
     /// Not there, or null.
+    #[default]
     Absent,
     Text(Cow<'a, str>),
     /// A JSON number, in the digits that were sent: ids do not fit a double.
@@ -29,26 +48,23 @@ pub(super) enum Scalar<'a> {
     Other(&'a str),
 }
 
-impl<'a> Fields<'a> {
-    /// Reads a body.
-    pub(super) fn of_body(body: &'a [u8]) -> Result<Self, ParseError> {
-        let text = str::from_utf8(body).map_err(|_| ParseError::NotJson)?;
-        let value: &RawValue = serde_json::from_str(text).map_err(|_| ParseError::NotJson)?;
-        Self::of(value).map_err(|_| ParseError::NotAnObject)
+/// Reads a body that should be an object.
+pub(super) fn read_body<'a, T: Object<'a>>(body: &'a [u8]) -> Result<T, ParseError> {
+    let text = str::from_utf8(body).map_err(|_| ParseError::NotJson)?;
+    match serde_json::from_str(text).map_err(|_| ParseError::NotJson)? {
+        Node::Object(object) => Ok(object),
+        _ => Err(ParseError::NotAnObject),
     }
+}
 
-    /// Reads a value that should be an object.
-    pub(super) fn of(value: &'a RawValue) -> Result<Self, InvalidChange> {
-        serde_json::from_str(value.get()).map_err(|_| InvalidChange::Shape)
+impl<'a> Fields<'a> {
+    /// Of a repeated key, the last.
+    fn find(&self, wanted: impl Fn(&[u8]) -> bool) -> Option<&'a RawValue> {
+        self.0.iter().rev().find(|(key, _)| wanted(key)).map(|(_, value)| *value)
     }
 
     fn raw(&self, name: &str) -> Option<&'a RawValue> {
-        self.find(|key| key == name)
-    }
-
-    /// Of a repeated key, the last: so does nearly every JSON reader.
-    fn find(&self, wanted: impl Fn(&str) -> bool) -> Option<&'a RawValue> {
-        self.0.iter().rev().find(|(key, _)| wanted(key)).map(|(_, value)| *value)
+        self.find(|key| key == name.as_bytes())
     }
 
     pub(super) fn scalar(&self, name: &str) -> Scalar<'a> {
@@ -57,45 +73,131 @@ impl<'a> Fields<'a> {
 
     /// A field where the case of names does not matter; `None` where it is not there at all.
     pub(super) fn scalar_without_case(&self, name: &str) -> Option<Scalar<'a>> {
-        self.find(|key| key.eq_ignore_ascii_case(name)).map(Scalar::of)
+        self.find(|key| key.eq_ignore_ascii_case(name.as_bytes())).map(Scalar::of)
     }
 
-    pub(super) fn object(&self, name: &str) -> Result<Fields<'a>, InvalidChange> {
-        Self::of(self.raw(name).ok_or(InvalidChange::Shape)?)
+    pub(super) fn object(&self, name: &str) -> Result<Self, InvalidChange> {
+        let raw = self.raw(name).ok_or(InvalidChange::Shape)?;
+        read_body(raw.get().as_bytes()).map_err(|_| InvalidChange::Shape)
+    }
+}
+
+impl<'a> Object<'a> for Fields<'a> {
+    fn take<A: MapAccess<'a>>(&mut self, key: Cow<'a, [u8]>, values: &mut A) -> Result<(), A::Error> {
+        self.0.push((key, values.next_value()?));
+        Ok(())
+    }
+}
+
+impl<T> Node<T> {
+    /// The object, where it is one.
+    pub(super) fn into_object(self) -> Result<T, InvalidChange> {
+        match self {
+            Self::Object(object) => Ok(object),
+            _ => Err(InvalidChange::Shape),
+        }
     }
 
-    /// A list; one that is absent or null is empty.
-    pub(super) fn list(&self, name: &str) -> Result<Vec<&'a RawValue>, InvalidChange> {
-        match self.raw(name) {
-            None => Ok(Vec::new()),
-            Some(value) if value.get() == "null" => Ok(Vec::new()),
-            Some(value) => serde_json::from_str(value.get()).map_err(|_| InvalidChange::Shape),
+    /// The list; one that is absent is empty.
+    pub(super) fn into_list(self) -> Result<Vec<Self>, InvalidChange> {
+        match self {
+            Self::Absent => Ok(Vec::new()),
+            Self::List(list) => Ok(list),
+            _ => Err(InvalidChange::Shape),
         }
     }
 }
 
-impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
+impl<'de, T: Object<'de>> Deserialize<'de> for Node<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
+        deserializer.deserialize_any(NodeVisitor(PhantomData))
+    }
+}
 
-        struct Visitor;
-        impl<'de> de::Visitor<'de> for Visitor {
-            type Value = Fields<'de>;
+struct NodeVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Object<'de>> de::Visitor<'de> for NodeVisitor<T> {
+    type Value = Node<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("anything")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Node<T>, A::Error> {
+        let mut object = T::default();
+        while let Some(Key(key)) = map.next_key()? {
+            object.take(key, &mut map)?;
+        }
+        Ok(Node::Object(object))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Node<T>, A::Error> {
+        let mut list = Vec::new();
+        while let Some(node) = sequence.next_element()? {
+            list.push(node);
+        }
+        Ok(Node::List(list))
+    }
+
+    fn visit_unit<E>(self) -> Result<Node<T>, E> {
+        Ok(Node::Absent)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Node<T>, E> {
+        Ok(Node::Other)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Node<T>, E> {
+        Ok(Node::Other)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Node<T>, E> {
+        Ok(Node::Other)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Node<T>, E> {
+        Ok(Node::Other)
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Node<T>, E> {
+        Ok(Node::Other)
+    }
+}
+
+/// The name of a field, in bytes: half a surrogate pair, as a sender leaves where it cuts a text, is none of text.
+struct Key<'a>(Cow<'a, [u8]>);
+
+impl<'de> Deserialize<'de> for Key<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct KeyVisitor;
+        impl<'de> de::Visitor<'de> for KeyVisitor {
+            type Value = Key<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
+                f.write_str("a name")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut fields = Vec::with_capacity(8);
-                while let Some((Key(key), value)) = map.next_entry::<Key<'de>, &'de RawValue>()? {
-                    fields.push((key, value));
-                }
-                Ok(Fields(fields))
+            fn visit_borrowed_bytes<E>(self, name: &'de [u8]) -> Result<Self::Value, E> {
+                Ok(Key(Cow::Borrowed(name)))
+            }
+
+            fn visit_bytes<E>(self, name: &[u8]) -> Result<Self::Value, E> {
+                Ok(Key(Cow::Owned(name.to_vec())))
             }
         }
-        deserializer.deserialize_map(Visitor)
+        deserializer.deserialize_bytes(KeyVisitor)
+    }
+}
+
+/// Passes over the value of a key that means nothing.
+pub(super) fn pass_over<'a, A: MapAccess<'a>>(values: &mut A) -> Result<(), A::Error> {
+    values.next_value().map(|IgnoredAny| ())
+}
+
+/// Reads one value.
+impl<'de: 'a, 'a> Deserialize<'de> for Scalar<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        <&RawValue>::deserialize(deserializer).map(Self::of)
     }
 }
 
@@ -107,9 +209,9 @@ impl<'a> Scalar<'a> {
         let raw = value.get();
         match raw.as_bytes().first() {
             Some(b'n') => Self::Absent,
-            Some(b'"') => match serde_json::from_str(raw) {
-                Ok(Text(text)) => Self::Text(text),
-                Err(_) => Self::Other(raw),
+            Some(b'"') => match raw.get(1..raw.len() - 1) {
+                Some(text) if !text.contains('\\') => Self::Text(Cow::Borrowed(text)),
+                _ => serde_json::from_str(raw).map_or(Self::Other(raw), |Text(text)| Self::Text(text)),
             },
             Some(b'-' | b'0'..=b'9') => Self::Number(raw),
             _ => Self::Other(raw),

@@ -9,7 +9,7 @@ use hyper::Method;
 
 use super::{
     Auth, Delivery, Example, ParseError, Parsed, Provider,
-    fields::{Facts, Fields, Scalar},
+    fields::{Facts, Fields, Scalar, read_body},
 };
 
 /// Kaleyra's webhooks: parameters in the URL, or the same names in a flat JSON object.
@@ -44,7 +44,7 @@ impl Provider for Kaleyra {
             let last = |name: &str| pairs.iter().rev().find(|(key, _)| key.eq_ignore_ascii_case(name));
             Ok(read(|name| last(name).map(|(_, value)| Scalar::Text(Cow::Borrowed(value.as_ref())))))
         } else {
-            let fields = Fields::of_body(delivery.body)?;
+            let fields: Fields<'_> = read_body(delivery.body)?;
             Ok(read(|name| fields.scalar_without_case(name)))
         }
     }

@@ -3,12 +3,16 @@
 //! Sources: Meta's reference pages of the webhooks `phone_number_quality_update` and
 //! `business_capability_update`.
 
+use std::borrow::Cow;
+
 use hyper::Method;
+use serde::de::MapAccess;
 
 use super::{
     Auth, Delivery, Example, InvalidChange, ParseError, Parsed, Provider,
-    fields::{Facts, Fields, Scalar},
+    fields::{Facts, Fields, Node, Object, Scalar, pass_over, read_body},
 };
+use crate::domain::Change;
 
 /// Meta's own webhooks, signed with the app secret.
 pub(super) struct Meta;
@@ -34,19 +38,12 @@ impl Provider for Meta {
     }
 
     fn parse(&self, delivery: &Delivery<'_>) -> Result<Parsed, ParseError> {
-        let envelope = Fields::of_body(delivery.body)?;
-        let object = envelope.scalar("object");
-        let known = matches!(object, Scalar::Absent) || object.as_str() == "whatsapp_business_account";
+        let envelope: Envelope<'_> = read_body(delivery.body)?;
+        let known =
+            matches!(envelope.object, Scalar::Absent) || envelope.object.as_str() == "whatsapp_business_account";
         let mut parsed = Parsed::default();
-        match envelope.list("entry") {
-            Ok(entries) => {
-                for entry in entries {
-                    if let Err(reason) = Fields::of(entry).and_then(|entry| read_entry(&entry, known, &mut parsed)) {
-                        parsed.invalid(reason);
-                    }
-                }
-            }
-            Err(reason) => parsed.invalid(reason),
+        if let Err(reason) = envelope.read(known, &mut parsed) {
+            parsed.invalid(reason);
         }
         Ok(if parsed == Parsed::default() { Parsed::nothing() } else { parsed })
     }
@@ -58,56 +55,123 @@ impl Provider for Meta {
     }
 }
 
-fn read_entry(entry: &Fields<'_>, known: bool, parsed: &mut Parsed) -> Result<(), InvalidChange> {
-    for change in entry.list("changes")? {
-        match Fields::of(change) {
-            Ok(change) => read_change(entry, &change, known, parsed),
-            Err(reason) => parsed.invalid(reason),
+/// What Meta wraps changes in.
+#[derive(Default)]
+struct Envelope<'a> {
+    object: Scalar<'a>,
+    entry: Node<Entry<'a>>,
+}
+
+/// The changes of one account.
+#[derive(Default)]
+struct Entry<'a> {
+    id: Scalar<'a>,
+    time: Scalar<'a>,
+    changes: Node<RawChange<'a>>,
+}
+
+#[derive(Default)]
+struct RawChange<'a> {
+    field: Scalar<'a>,
+    value: Node<Fields<'a>>,
+}
+
+impl<'a> Object<'a> for Envelope<'a> {
+    fn take<A: MapAccess<'a>>(&mut self, key: Cow<'a, [u8]>, values: &mut A) -> Result<(), A::Error> {
+        match key.as_ref() {
+            b"object" => self.object = values.next_value()?,
+            b"entry" => self.entry = values.next_value()?,
+            _ => pass_over(values)?,
+        }
+        Ok(())
+    }
+}
+
+impl<'a> Object<'a> for Entry<'a> {
+    fn take<A: MapAccess<'a>>(&mut self, key: Cow<'a, [u8]>, values: &mut A) -> Result<(), A::Error> {
+        match key.as_ref() {
+            b"id" => self.id = values.next_value()?,
+            b"time" => self.time = values.next_value()?,
+            b"changes" => self.changes = values.next_value()?,
+            _ => pass_over(values)?,
+        }
+        Ok(())
+    }
+}
+
+impl<'a> Object<'a> for RawChange<'a> {
+    fn take<A: MapAccess<'a>>(&mut self, key: Cow<'a, [u8]>, values: &mut A) -> Result<(), A::Error> {
+        match key.as_ref() {
+            b"field" => self.field = values.next_value()?,
+            b"value" => self.value = values.next_value()?,
+            _ => pass_over(values)?,
+        }
+        Ok(())
+    }
+}
+
+impl Envelope<'_> {
+    fn read(self, known: bool, parsed: &mut Parsed) -> Result<(), InvalidChange> {
+        for entry in self.entry.into_list()? {
+            if let Err(reason) = entry.into_object().and_then(|entry| entry.read(known, parsed)) {
+                parsed.invalid(reason);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Entry<'_> {
+    fn read(mut self, known: bool, parsed: &mut Parsed) -> Result<(), InvalidChange> {
+        for change in std::mem::take(&mut self.changes).into_list()? {
+            match change.into_object() {
+                Ok(change) => self.read_change(change, known, parsed),
+                Err(reason) => parsed.invalid(reason),
+            }
+        }
+        Ok(())
+    }
+
+    fn read_change(&self, change: RawChange<'_>, known: bool, parsed: &mut Parsed) {
+        let read = match change.field.as_str() {
+            "phone_number_quality_update" if known => Self::quality,
+            "business_capability_update" if known => Self::capability,
+            _ => {
+                parsed.ignored += 1;
+                return;
+            }
+        };
+        if self.id.as_str() == TEST_ACCOUNT {
+            parsed.test += 1;
+        } else {
+            parsed.push(change.value.into_object().and_then(|value| read(self, &value)));
         }
     }
-    Ok(())
-}
 
-fn read_change(entry: &Fields<'_>, change: &Fields<'_>, known: bool, parsed: &mut Parsed) {
-    let field = change.scalar("field");
-    let read = match field.as_str() {
-        "phone_number_quality_update" if known => quality,
-        "business_capability_update" if known => capability,
-        _ => {
-            parsed.ignored += 1;
-            return;
-        }
-    };
-    if entry.scalar("id").as_str() == TEST_ACCOUNT {
-        parsed.test += 1;
-    } else {
-        parsed.push(change.object("value").and_then(|value| read(entry, &value)));
+    fn quality(&self, value: &Fields<'_>) -> Result<Change, InvalidChange> {
+        self.facts(value).quality(
+            &value.scalar("display_phone_number"),
+            &value.scalar("event"),
+            &value.scalar("old_limit"),
+        )
     }
-}
 
-fn quality(entry: &Fields<'_>, value: &Fields<'_>) -> Result<crate::domain::Change, InvalidChange> {
-    facts(entry, value).quality(
-        &value.scalar("display_phone_number"),
-        &value.scalar("event"),
-        &value.scalar("old_limit"),
-    )
-}
+    fn capability(&self, value: &Fields<'_>) -> Result<Change, InvalidChange> {
+        self.facts(value).capability(
+            &value.scalar("max_daily_conversation_per_phone"),
+            &value.scalar("max_phone_numbers_per_business"),
+            &value.scalar("max_phone_numbers_per_waba"),
+        )
+    }
 
-fn capability(entry: &Fields<'_>, value: &Fields<'_>) -> Result<crate::domain::Change, InvalidChange> {
-    facts(entry, value).capability(
-        &value.scalar("max_daily_conversation_per_phone"),
-        &value.scalar("max_phone_numbers_per_business"),
-        &value.scalar("max_phone_numbers_per_waba"),
-    )
-}
-
-fn facts<'a>(entry: &Fields<'a>, value: &Fields<'a>) -> Facts<'a> {
-    Facts {
-        provider: Meta.name(),
-        waba_id: entry.scalar("id"),
-        delivery_id: Scalar::Absent,
-        time: entry.scalar("time"),
-        portfolio_limit: value.scalar("max_daily_conversations_per_business"),
-        current_limit: value.scalar("current_limit"),
+    fn facts<'a>(&'a self, value: &Fields<'a>) -> Facts<'a> {
+        Facts {
+            provider: Meta.name(),
+            waba_id: self.id.clone(),
+            time: self.time.clone(),
+            delivery_id: Scalar::Absent,
+            portfolio_limit: value.scalar("max_daily_conversations_per_business"),
+            current_limit: value.scalar("current_limit"),
+        }
     }
 }

@@ -16,7 +16,7 @@ lint:
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- --deny warnings
 	RUSTDOCFLAGS='--deny warnings' cargo doc --locked --no-deps --document-private-items
-	cargo metadata --locked --format-version 1 --manifest-path benches/Cargo.toml >/dev/null
+	cargo metadata --quiet --locked --format-version 1 --manifest-path benches/Cargo.toml >/dev/null
 
 test: setup lint ## everything: format, lints, documentation, tests
 	cargo build --release --locked --bins --examples

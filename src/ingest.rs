@@ -1,15 +1,18 @@
 //! From parsed changes to durable state: a bounded queue and one writer.
 //!
 //! The writer takes all that is queued, folds it, commits once, publishes, and only then answers.
-//! What arrives during a commit goes into the next as one.
+//! What arrives during a commit goes into the next as one. Commits wait for the disk on a thread of
+//! their own; meanwhile the next webhooks are read, verified and parsed.
 
 use std::{
-    sync::Arc,
+    panic::resume_unwind,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant, SystemTime},
 };
 
 use tokio::{
     sync::{mpsc, oneshot},
+    task::spawn_blocking,
     time::timeout,
 };
 use tracing::{error, info, warn};
@@ -17,7 +20,7 @@ use tracing::{error, info, warn};
 use crate::{
     domain::{Change, EventKind, Subject, Timestamp},
     providers::Parsed,
-    state::{Applied, Fold, Outcome},
+    state::{Applied, Fold, Outcome, Record},
     store::{Store, StoreError},
     telemetry::Telemetry,
 };
@@ -38,7 +41,7 @@ pub struct Ingest(mpsc::Sender<Job>);
 pub struct Writer<S> {
     queue: mpsc::Receiver<Job>,
     fold: Fold,
-    store: S,
+    store: Arc<Mutex<S>>,
     telemetry: Arc<Telemetry>,
     log_phone_numbers: bool,
     size_read: Option<Instant>,
@@ -76,13 +79,14 @@ struct Job {
 }
 
 /// Makes the two ends.
-pub fn channel<S: Store>(
+pub fn channel<S: Store + 'static>(
     fold: Fold,
     store: S,
     telemetry: Arc<Telemetry>,
     log_phone_numbers: bool,
 ) -> (Ingest, Writer<S>) {
     let (sender, queue) = mpsc::channel(QUEUE);
+    let store = Arc::new(Mutex::new(store));
     (Ingest(sender), Writer { queue, fold, store, telemetry, log_phone_numbers, size_read: None })
 }
 
@@ -99,7 +103,7 @@ impl Ingest {
     }
 }
 
-impl<S: Store> Writer<S> {
+impl<S: Store + 'static> Writer<S> {
     /// Works until every [`Ingest`] is dropped and the queue is empty.
     ///
     /// # Errors
@@ -117,7 +121,7 @@ impl<S: Store> Writer<S> {
                 match timeout(PROBE_INTERVAL, received).await {
                     Ok(received) => received,
                     Err(_) => {
-                        self.probe()?;
+                        self.probe().await?;
                         continue;
                     }
                 }
@@ -126,13 +130,13 @@ impl<S: Store> Writer<S> {
                 return Ok(());
             }
             let now = Timestamp::from(SystemTime::now());
-            self.store(std::mem::take(&mut jobs), now)?;
+            self.store(&mut jobs, now).await?;
         }
     }
 
     /// Sees whether a storage that failed takes commits again.
-    fn probe(&mut self) -> Result<(), StoreError> {
-        match self.store.probe() {
+    async fn probe(&mut self) -> Result<(), StoreError> {
+        match on_disk(&self.store, S::probe).await {
             Ok(()) => {
                 self.telemetry.storage.up.set(1);
                 info!("the storage takes changes again");
@@ -143,10 +147,10 @@ impl<S: Store> Writer<S> {
         }
     }
 
-    fn store(&mut self, jobs: Vec<Job>, now: Timestamp) -> Result<(), StoreError> {
+    async fn store(&mut self, jobs: &mut Vec<Job>, now: Timestamp) -> Result<(), StoreError> {
         let mut draft = self.fold.draft();
         let folded: Vec<(Job, Vec<Outcome>)> = jobs
-            .into_iter()
+            .drain(..)
             .map(|job| {
                 draft.accept(job.provider, now);
                 let outcomes = job.parsed.changes.iter().map(|change| draft.apply(change, now)).collect();
@@ -154,10 +158,8 @@ impl<S: Store> Writer<S> {
             })
             .collect();
 
-        let records = draft.records();
-        if !records.is_empty()
-            && let Err(error) = commit(&mut self.store, &records, &self.telemetry)
-        {
+        let (records, committed) = commit(&self.store, draft.records(), &self.telemetry).await;
+        if let Err(error) = committed {
             for (job, _) in folded {
                 // Without a change there is nothing that could be lost.
                 let answer = match job.parsed.changes.is_empty() {
@@ -257,7 +259,7 @@ impl<S: Store> Writer<S> {
             return;
         }
         self.size_read = Some(Instant::now());
-        match self.store.size_bytes() {
+        match lock(&self.store).size_bytes() {
             Ok(bytes) => self.telemetry.storage.size.set(i64::try_from(bytes).unwrap_or(i64::MAX)),
             Err(error) => {
                 self.telemetry.storage.size_errors.inc();
@@ -267,10 +269,22 @@ impl<S: Store> Writer<S> {
     }
 }
 
-fn commit<S: Store>(store: &mut S, records: &[crate::state::Record], telemetry: &Telemetry) -> Result<(), StoreError> {
+/// Commits the records and hands them back with what came of it.
+async fn commit<S: Store + 'static>(
+    store: &Arc<Mutex<S>>,
+    records: Vec<Record>,
+    telemetry: &Telemetry,
+) -> (Vec<Record>, Result<(), StoreError>) {
+    if records.is_empty() {
+        return (records, Ok(()));
+    }
     let metrics = &telemetry.storage;
     let began = Instant::now();
-    let result = store.commit(records);
+    let (records, result) = on_disk(store, |store| {
+        let result = store.commit(&records);
+        (records, result)
+    })
+    .await;
     metrics.commit_duration.observe(began.elapsed().as_secs_f64());
     metrics.up.set(result.is_ok().into());
     match &result {
@@ -280,5 +294,23 @@ fn commit<S: Store>(store: &mut S, records: &[crate::state::Record], telemetry: 
             error!(%error, "changes not stored; their senders were answered 503 and will send them again");
         }
     }
-    result
+    (records, result)
+}
+
+/// Works with the storage on a thread that may wait for the disk.
+async fn on_disk<S: Store + 'static, T: Send + 'static>(
+    store: &Arc<Mutex<S>>,
+    work: impl FnOnce(&mut S) -> T + Send + 'static,
+) -> T {
+    let store = Arc::clone(store);
+    match spawn_blocking(move || work(&mut lock(&store))).await {
+        Ok(done) => done,
+        // Only a panic ends such work; it ends the writer as it would have without a thread.
+        Err(error) => resume_unwind(error.into_panic()),
+    }
+}
+
+/// Never contended: the writer waits for what it began.
+fn lock<S>(store: &Mutex<S>) -> std::sync::MutexGuard<'_, S> {
+    store.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -76,8 +76,8 @@ impl Listeners {
 
 /// Runs until `shutdown` resolves and what is in flight is finished (at most 10 s), or until it cannot go on.
 ///
-/// Webhooks and the writer share the caller's thread: a commit that ends on the thread that answers is the
-/// shortest way to a durable 200. Scrapes have a thread of their own, so that neither waits for the other.
+/// Webhooks and the writer share the caller's thread, and only a commit waits for the disk elsewhere. Scrapes have a
+/// thread of their own, so that neither waits for the other.
 ///
 /// # Errors
 ///

@@ -45,7 +45,7 @@ const CHECKPOINT_PAGES: u32 = 8192;
 /// The version of the tables; the first was never released.
 const FORMAT: u32 = 2;
 /// Rows that no longer count and stay nevertheless; in a larger fleet as many as do count.
-const SPARE: usize = 1024;
+const SPARE: usize = 2048;
 
 impl Sqlite {
     /// Opens the database in `folder`, and makes both where there are none.
@@ -123,8 +123,8 @@ impl Sqlite {
 }
 
 impl Versions {
-    /// The id of the oldest row that stays when so many are appended: two go for each that comes, where too many do
-    /// not count.
+    /// The id of the oldest row that stays when so many are appended: at most two go for each that comes, so that no
+    /// commit takes much longer than another.
     fn keep_from(&self, appended: usize) -> i64 {
         let rows = usize::try_from(self.newest - self.oldest + 1).unwrap_or_default();
         let spare = rows.saturating_sub(self.current.len());

@@ -5,6 +5,7 @@
 //! their own; meanwhile the next webhooks are read, verified and parsed.
 
 use std::{
+    fmt,
     panic::resume_unwind,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant, SystemTime},
@@ -18,7 +19,7 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use crate::{
-    domain::{Change, EventKind, Subject, Timestamp},
+    domain::{Change, EventKind, MessagingLimit, Subject, Timestamp},
     providers::Parsed,
     state::{Applied, Fold, Outcome, Record},
     store::{Store, StoreError},
@@ -233,7 +234,6 @@ impl<S: Store + 'static> Writer<S> {
     }
 
     fn log(&self, change: &Change, applied: &Applied, outcome: &'static str) {
-        let shown = |limit: Option<_>| limit.map_or_else(|| "unknown".to_owned(), |limit| format!("{limit:?}"));
         let (phone_number, event) = match &change.subject {
             Subject::PhoneNumber { phone_number, event, .. } if self.log_phone_numbers => {
                 (phone_number.as_str().to_owned(), event.as_str())
@@ -247,8 +247,8 @@ impl<S: Store + 'static> Writer<S> {
             phone_number,
             event,
             outcome,
-            old_limit = shown(applied.old_limit),
-            new_limit = shown(applied.new_limit),
+            old_limit = %Shown(applied.old_limit),
+            new_limit = %Shown(applied.new_limit),
             "webhook change accepted"
         );
     }
@@ -265,6 +265,18 @@ impl<S: Store + 'static> Writer<S> {
                 self.telemetry.storage.size_errors.inc();
                 warn!(%error, "cannot read the size of the storage");
             }
+        }
+    }
+}
+
+/// A limit, as the log has it.
+struct Shown(Option<MessagingLimit>);
+
+impl fmt::Display for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(limit) => limit.fmt(f),
+            None => f.write_str("unknown"),
         }
     }
 }

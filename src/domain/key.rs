@@ -79,10 +79,12 @@ impl PhoneNumber {
 
     /// The number with all but its last four characters masked, for logs.
     pub fn masked(&self) -> String {
-        let characters = self.0.chars().count();
-        let shown = if characters > 4 { 4 } else { 0 };
-        let hidden = characters - shown;
-        "*".repeat(hidden).chars().chain(self.0.chars().skip(hidden)).collect()
+        let shown = match self.0.char_indices().rev().nth(3) {
+            Some((at, _)) if at > 0 => self.0.get(at..).unwrap_or_default(),
+            _ => "",
+        };
+        let hidden = self.0.get(..self.0.len() - shown.len()).unwrap_or_default();
+        "*".repeat(hidden.chars().count()) + shown
     }
 }
 

@@ -8,6 +8,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 #[derive(Clone, Copy, PartialEq)]
 pub struct MessagingLimit(f64);
 
+/// Below it a double is the whole number it stands for.
+const EXACT: f64 = (1_u64 << 53) as f64;
+
 /// Which way a limit went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
@@ -83,7 +86,13 @@ fn strip_prefix<'a>(text: &'a str, prefix: &str) -> Option<&'a str> {
 /// As a sample value of the text format: digits, or `+Inf`.
 impl fmt::Display for MessagingLimit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.is_infinite() { f.write_str("+Inf") } else { write!(f, "{}", self.0) }
+        if self.0.is_infinite() {
+            f.write_str("+Inf")
+        } else if self.0 < EXACT {
+            fmt::Display::fmt(&(self.0 as u64), f)
+        } else {
+            fmt::Display::fmt(&self.0, f)
+        }
     }
 }
 
@@ -96,7 +105,6 @@ impl fmt::Debug for MessagingLimit {
 /// A JSON number; unlimited is the string `"+Inf"`, for JSON has no infinity.
 impl Serialize for MessagingLimit {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        const EXACT: f64 = (1_u64 << 53) as f64;
         if self.0.is_infinite() {
             serializer.serialize_str("+Inf")
         } else if self.0 < EXACT {

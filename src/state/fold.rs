@@ -104,10 +104,13 @@ impl Fold {
     }
 
     fn publish(&mut self, record: &Record) {
+        let is_new = self.table.publish(record);
         match record {
             Record::Number(key, number) => {
                 let members = self.members.entry(key.account.clone()).or_default();
-                members.all.insert(key.phone_number.clone());
+                if is_new {
+                    members.all.insert(key.phone_number.clone());
+                }
                 let account = self.table.account(&key.account);
                 if account.and_then(|account| account.limit.value()) == number.limit.value() {
                     members.dissenting.remove(&key.phone_number);
@@ -120,7 +123,6 @@ impl Fold {
                 self.accepted.insert(provider, accepted.last_accepted);
             }
         }
-        self.table.publish(record);
     }
 }
 

@@ -42,21 +42,19 @@ impl Table {
         self.accounts.get(shard_of_account(key), key)
     }
 
-    /// Shows a record to the readers.
-    pub(super) fn publish(&self, record: &Record) {
-        match record {
+    /// Shows a record to the readers; true where there was none of its key.
+    pub(super) fn publish(&self, record: &Record) -> bool {
+        let (is_new, len) = match record {
             Record::Number(key, number) => {
-                if !self.numbers.put(shard_of(key), key.clone(), Arc::clone(number)) {
-                    self.phone_numbers_len.fetch_add(1, Ordering::Relaxed);
-                }
+                (!self.numbers.put(shard_of(key), key.clone(), Arc::clone(number)), &self.phone_numbers_len)
             }
             Record::Account(key, account) => {
-                if !self.accounts.put(shard_of_account(key), key.clone(), Arc::clone(account)) {
-                    self.accounts_len.fetch_add(1, Ordering::Relaxed);
-                }
+                (!self.accounts.put(shard_of_account(key), key.clone(), Arc::clone(account)), &self.accounts_len)
             }
-            Record::Provider(..) => {}
-        }
+            Record::Provider(..) => return false,
+        };
+        len.fetch_add(usize::from(is_new), Ordering::Relaxed);
+        is_new
     }
 }
 

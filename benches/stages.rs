@@ -7,8 +7,11 @@ use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use hyper::Method;
 use whatsapp_quality_exporter::{
     domain::Timestamp,
-    exposition::{Ask, Encoding, Exposition},
-    providers::{self, Delivery},
+    exposition::{
+        Ask, Encoding, Exposition,
+        gzip::{Check, Deflater, Member},
+    },
+    providers::{self, Delivery, Parsed},
     state::{Fold, Table},
 };
 
@@ -33,19 +36,19 @@ fn stages(criterion: &mut Criterion) {
 
     let table = Arc::new(Table::default());
     let mut fold = Fold::new(Arc::clone(&table), usize::MAX);
-    let mut time = 1_700_000_000;
-    let mut apply = |number: usize| {
-        time += 1;
-        let parsed = parse(&load::webhook(number, time));
+    let received = Timestamp::from_unix_seconds(1_800_000_000).expect("a time");
+    let mut apply = |parsed: Parsed| {
         let mut draft = fold.draft();
         for change in &parsed.changes {
-            draft.apply(change, Timestamp::from_unix_seconds(1_800_000_000).expect("a time"));
+            draft.apply(change, received);
         }
         let records = draft.records();
         draft.publish(&records);
     };
-    (0..NUMBERS).for_each(&mut apply);
-    criterion.bench_function("parse and fold", |bencher| bencher.iter(|| apply(black_box(1))));
+    (0..NUMBERS).for_each(|number| apply(parse(&load::webhook(number, 1_700_000_000))));
+    let mut times = 1_700_000_001..;
+    let mut next = || parse(&load::webhook(1, times.next().expect("a time")));
+    criterion.bench_function("fold", |bencher| bencher.iter_batched(&mut next, &mut apply, BatchSize::SmallInput));
 
     for (name, encoding) in [("render", Encoding::Plain), ("render and deflate", Encoding::Gzip)] {
         let ask = Ask { encoding, ..Ask::default() };
@@ -64,5 +67,32 @@ fn stages(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, stages);
+/// A piece of a page, as large as those that are kept, and a member of as many as a fleet has.
+fn gzip(criterion: &mut Criterion) {
+    const PIECES: usize = 256 * 13;
+    let line = |number| {
+        format!("whatsapp_phone_number_flagged{{provider=\"meta\",waba_id=\"1\",phone_number=\"{number}\"}} 0\n")
+    };
+    let text: String = (15_550_000_000_u64..15_550_000_040).map(line).collect();
+    let mut deflater = Deflater::default();
+    criterion.bench_function(&format!("deflate {} bytes", text.len()), |bencher| {
+        bencher.iter(|| {
+            let mut piece = Vec::new();
+            deflater.deflate(black_box(text.as_bytes()), &mut piece);
+            piece
+        });
+    });
+    let mut piece = Vec::new();
+    deflater.deflate(text.as_bytes(), &mut piece);
+    let (piece, check) = (bytes::Bytes::from(piece), Check::of(text.as_bytes()));
+    criterion.bench_function(&format!("glue {PIECES} pieces"), |bencher| {
+        bencher.iter(|| {
+            let mut member = Member::default();
+            (0..PIECES).for_each(|_| member.push(piece.clone(), black_box(check)));
+            member.finish()
+        });
+    });
+}
+
+criterion_group!(benches, stages, gzip);
 criterion_main!(benches);

@@ -9,7 +9,7 @@
 
 mod cache;
 mod families;
-mod gzip;
+pub mod gzip;
 mod text;
 
 use std::sync::Arc;

@@ -39,13 +39,11 @@ impl Requests {
 
     /// These bodies, as Meta signs them.
     pub fn signed(bodies: impl Iterator<Item = String>) -> Self {
-        let key = hmac::Key::new(hmac::HMAC_SHA256, SECRET.as_bytes());
         let request = |body: String| {
-            let signature = hmac::sign(&key, body.as_bytes());
-            let hex: String = signature.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
             let head = format!(
                 "POST /webhooks/meta HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n\
-                 X-Hub-Signature-256: sha256={hex}\r\nContent-Length: {}\r\n\r\n",
+                 X-Hub-Signature-256: {}\r\nContent-Length: {}\r\n\r\n",
+                signature(&body),
                 body.len()
             );
             [head.as_bytes(), body.as_bytes()].concat()
@@ -118,6 +116,13 @@ impl Requests {
             Load { per_second: all.len() as f64 / elapsed, p99: all[all.len() * 99 / 100].as_secs_f64() }
         })
     }
+}
+
+/// The header with which Meta signs a body.
+pub fn signature(body: &str) -> String {
+    let key = hmac::Key::new(hmac::HMAC_SHA256, SECRET.as_bytes());
+    let signature = hmac::sign(&key, body.as_bytes());
+    signature.as_ref().iter().fold("sha256=".to_owned(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 /// A webhook as Meta sends it, with what else it has in it, to 350 bytes.

@@ -1,6 +1,7 @@
 //! Measures the exporter against limits and peers, alternating in one run, and writes the tables of
 //! `docs/performance.md`: medians as ratios, with the spread.
 
+mod count;
 mod limit;
 mod load;
 mod process;
@@ -21,9 +22,12 @@ fn main() {
             let mut page = table::Page::default();
             webhooks::measure(&mut page);
             scrape::measure(&mut page);
+            count::measure(&mut page);
             page.write("../docs/performance.md");
         }
         ["webhooks"] => webhooks::measure(&mut table::Page::default()),
+        ["count"] => count::measure(&mut table::Page::default()),
+        ["count", what, times] => count::run(what, times.parse().expect("how often")),
         ["scrape"] => scrape::measure(&mut table::Page::default()),
         other => panic!("unknown arguments {other:?}"),
     }

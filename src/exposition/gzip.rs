@@ -15,18 +15,19 @@ const LAST_BLOCK: [u8; 2] = [3, 0];
 
 /// CRC-32 and length of a text: what of it a member's end depends on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Check {
+pub struct Check {
     pub(super) crc: u32,
     pub(super) length: u64,
 }
 
 impl Check {
-    pub(super) fn of(text: &[u8]) -> Self {
+    /// The check of a text.
+    pub fn of(text: &[u8]) -> Self {
         Self { crc: crc32fast::hash(text), length: text.len() as u64 }
     }
 
     /// The check of this text and then the other.
-    pub(super) fn and(self, next: Self) -> Self {
+    pub fn and(self, next: Self) -> Self {
         let mut hasher = Hasher::new_with_initial_len(self.crc, self.length);
         hasher.combine(&Hasher::new_with_initial_len(next.crc, next.length));
         Self { crc: hasher.finalize(), length: self.length + next.length }
@@ -35,7 +36,7 @@ impl Check {
 
 /// Deflates pieces; its tables are used again.
 #[derive(Debug)]
-pub(super) struct Deflater(Compress);
+pub struct Deflater(Compress);
 
 impl Default for Deflater {
     fn default() -> Self {
@@ -45,7 +46,7 @@ impl Default for Deflater {
 
 impl Deflater {
     /// Appends the piece that inflates to `text`; nothing for nothing.
-    pub(super) fn deflate(&mut self, text: &[u8], to: &mut Vec<u8>) {
+    pub fn deflate(&mut self, text: &[u8], to: &mut Vec<u8>) {
         if text.is_empty() {
             return;
         }
@@ -68,7 +69,7 @@ impl Deflater {
 
 /// A member in the making.
 #[derive(Debug)]
-pub(super) struct Member {
+pub struct Member {
     pieces: Vec<Bytes>,
     check: Check,
 }
@@ -81,18 +82,19 @@ impl Default for Member {
 
 impl Member {
     /// Adds a piece and the check of its text.
-    pub(super) fn push(&mut self, piece: Bytes, check: Check) {
+    pub fn push(&mut self, piece: Bytes, check: Check) {
         self.pieces.push(piece);
         self.check = self.check.and(check);
     }
 
     /// Adds pieces that have one check.
-    pub(super) fn push_all(&mut self, pieces: impl IntoIterator<Item = Bytes>, check: Check) {
+    pub fn push_all(&mut self, pieces: impl IntoIterator<Item = Bytes>, check: Check) {
         self.pieces.extend(pieces);
         self.check = self.check.and(check);
     }
 
-    pub(super) fn finish(mut self) -> Vec<Bytes> {
+    /// The whole member, in pieces.
+    pub fn finish(mut self) -> Vec<Bytes> {
         let mut end = LAST_BLOCK.to_vec();
         end.extend_from_slice(&self.check.crc.to_le_bytes());
         // The length modulo 2^32.

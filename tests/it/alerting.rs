@@ -7,9 +7,8 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     io::{BufRead, BufReader, Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpListener},
     path::Path,
-    process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
     thread,
     time::{SystemTime, UNIX_EPOCH},
@@ -20,7 +19,7 @@ use tempfile::TempDir;
 
 use crate::{
     dashboards,
-    support::{Exporter, fixture, request, wait_for},
+    support::{Exporter, Server, fixture, wait_for},
 };
 
 #[test]
@@ -110,12 +109,6 @@ struct Chain {
     folder: TempDir,
 }
 
-/// A program that serves HTTP.
-struct Server {
-    child: Child,
-    address: SocketAddr,
-}
-
 impl Chain {
     fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
@@ -126,13 +119,14 @@ impl Chain {
             .replace("http://127.0.0.1:9095/", &format!("http://{receiver}/"))
             .replace("group_wait: 30s", "group_wait: 5s")
             .replace("group_interval: 1m", "group_interval: 5s");
-        let alertmanager = Server::start(folder.path(), "alertmanager", &configuration, |command, file, address| {
-            command
-                .arg(format!("--config.file={}", file.display()))
-                .arg(format!("--storage.path={}", file.with_extension("data").display()))
-                .arg(format!("--web.listen-address={address}"))
-                .arg("--cluster.listen-address=");
-        });
+        let alertmanager =
+            Server::start("prometheus-alertmanager", folder.path(), &configuration, |command, file, address| {
+                command
+                    .arg(format!("--config.file={}", file.display()))
+                    .arg(format!("--storage.path={}", file.with_extension("data").display()))
+                    .arg(format!("--web.listen-address={address}"))
+                    .arg("--cluster.listen-address=");
+            });
         let rules = Path::new(env!("CARGO_MANIFEST_DIR")).join("alerts/whatsapp.rules.yml");
         let targets = folder.path().join("targets.json");
         aim(&targets, exporter.web);
@@ -143,7 +137,7 @@ impl Chain {
             "scrape_configs": [{"job_name": "whatsapp", "file_sd_configs": [{"files": [targets]}]}],
         });
         let prometheus =
-            Server::start(folder.path(), "prometheus", &configuration.to_string(), |command, file, address| {
+            Server::start("prometheus", folder.path(), &configuration.to_string(), |command, file, address| {
                 command
                     .arg(format!("--config.file={}", file.display()))
                     .arg(format!("--storage.tsdb.path={}", file.with_extension("data").display()))
@@ -275,50 +269,6 @@ impl Chain {
         for family in exposed.keys().filter(|family| family.starts_with("whatsapp_")) {
             assert!(is_used(family) != UNUSED.contains(family), "{family} is exposed; used: {}", is_used(family));
         }
-    }
-}
-
-impl Server {
-    fn start(
-        folder: &Path,
-        name: &str,
-        configuration: &str,
-        arguments: impl Fn(&mut Command, &Path, SocketAddr),
-    ) -> Self {
-        let file = folder.join(format!("{name}.yml"));
-        fs::write(&file, configuration).unwrap();
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let program = if name == "alertmanager" { "prometheus-alertmanager" } else { name };
-        let mut command = Command::new(program);
-        arguments(&mut command, &file, address);
-        let log = fs::File::create(folder.join(format!("{name}.log"))).unwrap();
-        let child = command
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap_or_else(|error| panic!("{program}: {error}: make setup"));
-        let server = Self { child, address };
-        wait_for(&format!("{name} to be ready"), || {
-            request(address, "GET", "/-/ready", &[], b"").is_ok_and(|answer| answer.status == 200)
-        });
-        server
-    }
-
-    fn get(&self, path: &str) -> Json {
-        // HTTP/1.0: nothing comes in chunks.
-        let mut stream = TcpStream::connect(self.address).unwrap();
-        write!(stream, "GET {path} HTTP/1.0\r\nHost: {}\r\n\r\n", self.address).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        let (_, body) = answer.split_once("\r\n\r\n").unwrap();
-        serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {path}: {answer}"))
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

@@ -2,7 +2,9 @@
 
 use std::{
     collections::BTreeSet,
+    fs,
     io::{Read, Write},
+    path::Path,
     process::{Command, Stdio},
     sync::Arc,
 };
@@ -18,8 +20,82 @@ use whatsapp_quality_exporter::{
 
 use crate::{
     memory::{Memory, NEW_YEAR, at, cases, post, provider},
-    support::{Answer, Exporter, request, samples},
+    support::{Answer, Exporter, Server, request, samples, wait_for},
 };
+
+#[test]
+fn every_prometheus_scrapes_both_formats_without_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let exporter = Exporter::start(&folder.path().join("data"), &[]);
+    for (number, limit) in [("15550000001", "TIER_10K"), ("15550000002", "TIER_UNLIMITED"), ("1\\n\"é", "TIER_1K")] {
+        let value = json!({"display_phone_number": number, "event": "DOWNGRADE", "current_limit": limit});
+        let change = json!({"field": "phone_number_quality_update", "value": value});
+        let body = json!({"entry": [{"id": "1", "time": 1_748_454_394, "changes": [change]}]});
+        assert_eq!(exporter.post("/webhooks/meta", &body.to_string()).json()["applied"], 1);
+    }
+
+    // Debian's own version takes OpenMetrics where it can; later ones can be told.
+    let mut versions = vec![("prometheus".to_owned(), vec!["OpenMetricsText1.0.0"])];
+    for suite in ["trixie", "forky"] {
+        let program = format!("{}/target/tools/{suite}/usr/bin/prometheus", env!("CARGO_MANIFEST_DIR"));
+        // Setup has them where it can read Debian's archive.
+        if Path::new(&program).exists() || Path::new("/usr/share/keyrings/debian-archive-keyring.gpg").exists() {
+            versions.push((program, vec!["OpenMetricsText1.0.0", "PrometheusText0.0.4"]));
+        }
+    }
+    for (version, (program, formats)) in versions.iter().enumerate() {
+        let jobs: Vec<_> = formats
+            .iter()
+            .map(|format| {
+                let mut job = json!({"job_name": format, "static_configs": [{"targets": [exporter.web]}]});
+                if version > 0 {
+                    job["scrape_protocols"] = json!([format]);
+                }
+                job
+            })
+            .collect();
+        let configuration = json!({"global": {"scrape_interval": "1s"}, "scrape_configs": jobs}).to_string();
+        let folder = folder.path().join(version.to_string());
+        fs::create_dir(&folder).unwrap();
+        let prometheus = Server::start(program, &folder, &configuration, |command, file, address| {
+            command
+                .arg(format!("--config.file={}", file.display()))
+                .arg(format!("--storage.tsdb.path={}", file.with_extension("data").display()))
+                .arg(format!("--web.listen-address={address}"));
+        });
+        for format in formats {
+            let target = |field: &str| {
+                let targets = prometheus.get("/api/v1/targets")["data"]["activeTargets"].take();
+                let found = targets.as_array().unwrap().iter().find(|target| target["scrapePool"] == *format).cloned();
+                found.map(|target| target[field].as_str().unwrap().to_owned()).unwrap_or_default()
+            };
+            wait_for("a scrape", || !["", "unknown"].contains(&target("health").as_str()));
+            assert_eq!((target("health").as_str(), target("lastError").as_str()), ("up", ""), "{program} {format}");
+
+            // A counter of OpenMetrics is described without its suffix: the format was the one that was asked for.
+            let name = "whatsapp_phone_number_quality_events";
+            let described = if format.starts_with("Open") { name.to_owned() } else { format!("{name}_total") };
+            let path = format!("/api/v1/targets/metadata?match_target=%7Bjob=%22{format}%22%7D&metric={described}");
+            assert_eq!(prometheus.get(&path)["data"][0]["type"], "counter", "{program} {format}");
+
+            let value = |query: &str| {
+                let path = format!("/api/v1/query?query={query}%7Bjob=%22{format}%22%7D)");
+                prometheus.get(&path)["data"]["result"][0]["value"][1].as_str().map(str::to_owned)
+            };
+            assert_eq!(
+                value("max(whatsapp_phone_number_messaging_limit").as_deref(),
+                Some("+Inf"),
+                "{program} {format}"
+            );
+            assert_eq!(
+                value("sum(whatsapp_phone_number_quality_events_total").as_deref(),
+                Some("3"),
+                "{program} {format}"
+            );
+            assert_eq!(value("count(whatsapp_phone_number_flagged").as_deref(), Some("3"), "{program} {format}");
+        }
+    }
+}
 
 proptest! {
     #![proptest_config(cases(32))]

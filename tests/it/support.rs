@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fs,
     io::{self, BufRead, BufReader, Read, Write},
-    net::{SocketAddr, TcpStream},
+    net::{SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
     sync::{Arc, Mutex},
@@ -185,6 +185,57 @@ impl Exporter {
 }
 
 impl Drop for Exporter {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A program that serves HTTP.
+pub struct Server {
+    child: Child,
+    pub address: SocketAddr,
+}
+
+impl Server {
+    /// Starts it with a configuration file in this folder, beside which it may put its data and its log.
+    pub fn start(
+        program: &str,
+        folder: &Path,
+        configuration: &str,
+        arguments: impl Fn(&mut Command, &Path, SocketAddr),
+    ) -> Self {
+        let name = Path::new(program).file_name().unwrap().display();
+        let file = folder.join(format!("{name}.yml"));
+        fs::write(&file, configuration).unwrap();
+        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let mut command = Command::new(program);
+        arguments(&mut command, &file, address);
+        let log = fs::File::create(folder.join(format!("{name}.log"))).unwrap();
+        let child = command
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap_or_else(|error| panic!("{program}: {error}: make setup"));
+        let server = Self { child, address };
+        wait_for(&format!("{name} to be ready"), || {
+            request(address, "GET", "/-/ready", &[], b"").is_ok_and(|answer| answer.status == 200)
+        });
+        server
+    }
+
+    pub fn get(&self, path: &str) -> Json {
+        // HTTP/1.0: nothing comes in chunks.
+        let mut stream = TcpStream::connect(self.address).unwrap();
+        write!(stream, "GET {path} HTTP/1.0\r\nHost: {}\r\n\r\n", self.address).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+        serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {path}: {answer}"))
+    }
+}
+
+impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();

@@ -55,5 +55,5 @@ pub fn init(level: LevelFilter, format: Format) {
             .boxed(),
     };
     // It fails only where a log is set up already.
-    let _ = tracing_subscriber::registry().with(layer.with_filter(level)).try_init();
+    let _ = tracing_subscriber::registry().with(layer).with(level).try_init();
 }

@@ -1,20 +1,20 @@
 //! From parsed changes to durable state: a bounded queue and one writer.
 //!
 //! The writer takes all that is queued, folds it, commits once, publishes, and only then answers.
-//! What arrives during a commit goes into the next as one. Commits wait for the disk on a thread of
-//! their own; meanwhile the next webhooks are read, verified and parsed.
+//! What arrives during a commit goes into the next as one. All of that is done on a thread of its
+//! own, which may wait for the disk; meanwhile the next webhooks are read, verified and parsed.
 
 use std::{
-    fmt,
-    panic::resume_unwind,
-    sync::{Arc, Mutex, PoisonError},
+    fmt, io,
+    sync::Arc,
+    thread,
     time::{Duration, Instant, SystemTime},
 };
 
 use tokio::{
+    runtime,
     sync::{mpsc, oneshot},
-    task::spawn_blocking,
-    time::timeout,
+    time::sleep,
 };
 use tracing::{error, info, warn};
 
@@ -41,11 +41,24 @@ pub struct Ingest(mpsc::Sender<Job>);
 #[derive(Debug)]
 pub struct Writer<S> {
     queue: mpsc::Receiver<Job>,
+    /// All answers of a batch at once: each thread is woken once for it.
+    answers: mpsc::UnboundedSender<Vec<Answer>>,
     fold: Fold,
-    store: Arc<Mutex<S>>,
+    store: S,
     telemetry: Arc<Telemetry>,
     log_phone_numbers: bool,
     size_read: Option<Instant>,
+}
+
+/// Gives the answers to those who wait for them.
+#[derive(Debug)]
+pub struct Answers(mpsc::UnboundedReceiver<Vec<Answer>>);
+
+/// A writer at work.
+#[derive(Debug)]
+pub struct Working {
+    ended: oneshot::Receiver<Result<(), StoreError>>,
+    stop: oneshot::Sender<()>,
 }
 
 /// What became of the changes of a delivery.
@@ -79,16 +92,20 @@ struct Job {
     done: oneshot::Sender<Result<Tally, IngestError>>,
 }
 
-/// Makes the two ends.
+/// A delivery's answer, and whom to give it.
+type Answer = (oneshot::Sender<Result<Tally, IngestError>>, Result<Tally, IngestError>);
+
+/// Makes the entrance, the writer behind it, and the way out.
 pub fn channel<S: Store + 'static>(
     fold: Fold,
     store: S,
     telemetry: Arc<Telemetry>,
     log_phone_numbers: bool,
-) -> (Ingest, Writer<S>) {
+) -> (Ingest, Writer<S>, Answers) {
     let (sender, queue) = mpsc::channel(QUEUE);
-    let store = Arc::new(Mutex::new(store));
-    (Ingest(sender), Writer { queue, fold, store, telemetry, log_phone_numbers, size_read: None })
+    let (answers, given) = mpsc::unbounded_channel();
+    let writer = Writer { queue, answers, fold, store, telemetry, log_phone_numbers, size_read: None };
+    (Ingest(sender), writer, Answers(given))
 }
 
 impl Ingest {
@@ -104,40 +121,77 @@ impl Ingest {
     }
 }
 
+impl Answers {
+    /// Gives them until the writer has ended.
+    pub async fn give(mut self) {
+        while let Some(answers) = self.0.recv().await {
+            for (done, answer) in answers {
+                // The sender may have hung up; what it said is stored all the same.
+                let _ = done.send(answer);
+            }
+        }
+    }
+}
+
+impl Working {
+    /// Waits until the writer has ended by itself: the storage can promise nothing any more. What was not answered
+    /// was not stored. `None` where it panicked.
+    pub async fn ended(&mut self) -> Option<Result<(), StoreError>> {
+        (&mut self.ended).await.ok()
+    }
+
+    /// Ends the writer after the batch it has, and closes the storage.
+    pub async fn stop(self) {
+        drop(self.stop);
+        let _ = self.ended.await;
+    }
+}
+
 impl<S: Store + 'static> Writer<S> {
-    /// Works until every [`Ingest`] is dropped and the queue is empty.
+    /// Starts on a thread of its own.
     ///
     /// # Errors
     ///
-    /// Where the storage can promise nothing any more. What was not answered was not stored.
-    pub async fn run(mut self) -> Result<(), StoreError> {
+    /// Where the system gives no thread.
+    pub fn start(self) -> io::Result<Working> {
+        let (tell, ended) = oneshot::channel();
+        let (stop, stopped) = oneshot::channel();
+        let runtime = runtime::Builder::new_current_thread().enable_time().build()?;
+        let work = move || {
+            let _ = tell.send(runtime.block_on(self.run(stopped)));
+        };
+        thread::Builder::new().name("writer".into()).spawn(work)?;
+        Ok(Working { ended, stop })
+    }
+
+    async fn run(mut self, mut stopped: oneshot::Receiver<()>) -> Result<(), StoreError> {
         self.measure();
-        let mut jobs = Vec::new();
         loop {
-            let received = self.queue.recv_many(&mut jobs, BATCH);
-            let received = if self.telemetry.storage.up.get() == 1 {
-                received.await
-            } else {
+            let mut jobs = Vec::new();
+            let is_up = self.telemetry.storage.up.get() == 1;
+            tokio::select! {
+                biased;
+                _ = &mut stopped => return Ok(()),
+                received = self.queue.recv_many(&mut jobs, BATCH) => if received == 0 {
+                    return Ok(());
+                },
                 // Who is not ready may be sent nothing by which to find out that it is again.
-                match timeout(PROBE_INTERVAL, received).await {
-                    Ok(received) => received,
-                    Err(_) => {
-                        self.probe().await?;
-                        continue;
-                    }
+                () = sleep(PROBE_INTERVAL), if !is_up => {
+                    self.probe()?;
+                    continue;
                 }
-            };
-            if received == 0 {
-                return Ok(());
             }
             let now = Timestamp::from(SystemTime::now());
-            self.store(&mut jobs, now).await?;
+            let (answers, result) = self.store(jobs, now);
+            // Nobody is there to take them only when the program ends.
+            let _ = self.answers.send(answers);
+            result?;
         }
     }
 
     /// Sees whether a storage that failed takes commits again.
-    async fn probe(&mut self) -> Result<(), StoreError> {
-        match on_disk(&self.store, S::probe).await {
+    fn probe(&mut self) -> Result<(), StoreError> {
+        match self.store.probe() {
             Ok(()) => {
                 self.telemetry.storage.up.set(1);
                 info!("the storage takes changes again");
@@ -148,10 +202,11 @@ impl<S: Store + 'static> Writer<S> {
         }
     }
 
-    async fn store(&mut self, jobs: &mut Vec<Job>, now: Timestamp) -> Result<(), StoreError> {
+    /// Folds, commits and publishes; an error is one after which nothing can be promised any more.
+    fn store(&mut self, jobs: Vec<Job>, now: Timestamp) -> (Vec<Answer>, Result<(), StoreError>) {
         let mut draft = self.fold.draft();
         let folded: Vec<(Job, Vec<Outcome>)> = jobs
-            .drain(..)
+            .into_iter()
             .map(|job| {
                 draft.accept(job.provider, now);
                 let outcomes = job.parsed.changes.iter().map(|change| draft.apply(change, now)).collect();
@@ -159,27 +214,30 @@ impl<S: Store + 'static> Writer<S> {
             })
             .collect();
 
-        let (records, committed) = commit(&self.store, draft.records(), &self.telemetry).await;
-        if let Err(error) = committed {
-            for (job, _) in folded {
+        let records = draft.records();
+        if !records.is_empty()
+            && let Err(error) = commit(&mut self.store, &records, &self.telemetry)
+        {
+            let answer = |(job, _): (Job, _)| {
                 // Without a change there is nothing that could be lost.
                 let answer = match job.parsed.changes.is_empty() {
                     true => Ok(self.accepted(&job, &[], now)),
                     false => Err(IngestError::Storage),
                 };
-                let _ = job.done.send(answer);
-            }
-            return if error.is_fatal() { Err(error) } else { Ok(()) };
+                (job.done, answer)
+            };
+            let answers = folded.into_iter().map(answer).collect();
+            return (answers, if error.is_fatal() { Err(error) } else { Ok(()) });
         }
         draft.publish(&records);
         self.telemetry.phone_numbers.set(i64::try_from(self.fold.phone_numbers()).unwrap_or(i64::MAX));
-        for (job, outcomes) in folded {
+        let answer = |(job, outcomes): (Job, Vec<Outcome>)| {
             let tally = self.accepted(&job, &outcomes, now);
-            // The sender may have hung up; what it said is stored all the same.
-            let _ = job.done.send(Ok(tally));
-        }
+            (job.done, Ok(tally))
+        };
+        let answers = folded.into_iter().map(answer).collect();
         self.measure();
-        Ok(())
+        (answers, Ok(()))
     }
 
     /// Counts and logs what was accepted.
@@ -259,7 +317,7 @@ impl<S: Store + 'static> Writer<S> {
             return;
         }
         self.size_read = Some(Instant::now());
-        match lock(&self.store).size_bytes() {
+        match self.store.size_bytes() {
             Ok(bytes) => self.telemetry.storage.size.set(i64::try_from(bytes).unwrap_or(i64::MAX)),
             Err(error) => {
                 self.telemetry.storage.size_errors.inc();
@@ -281,22 +339,10 @@ impl fmt::Display for Shown {
     }
 }
 
-/// Commits the records and hands them back with what came of it.
-async fn commit<S: Store + 'static>(
-    store: &Arc<Mutex<S>>,
-    records: Vec<Record>,
-    telemetry: &Telemetry,
-) -> (Vec<Record>, Result<(), StoreError>) {
-    if records.is_empty() {
-        return (records, Ok(()));
-    }
+fn commit<S: Store>(store: &mut S, records: &[Record], telemetry: &Telemetry) -> Result<(), StoreError> {
     let metrics = &telemetry.storage;
     let began = Instant::now();
-    let (records, result) = on_disk(store, |store| {
-        let result = store.commit(&records);
-        (records, result)
-    })
-    .await;
+    let result = store.commit(records);
     metrics.commit_duration.observe(began.elapsed().as_secs_f64());
     metrics.up.set(result.is_ok().into());
     match &result {
@@ -306,23 +352,5 @@ async fn commit<S: Store + 'static>(
             error!(%error, "changes not stored; their senders were answered 503 and will send them again");
         }
     }
-    (records, result)
-}
-
-/// Works with the storage on a thread that may wait for the disk.
-async fn on_disk<S: Store + 'static, T: Send + 'static>(
-    store: &Arc<Mutex<S>>,
-    work: impl FnOnce(&mut S) -> T + Send + 'static,
-) -> T {
-    let store = Arc::clone(store);
-    match spawn_blocking(move || work(&mut lock(&store))).await {
-        Ok(done) => done,
-        // Only a panic ends such work; it ends the writer as it would have without a thread.
-        Err(error) => resume_unwind(error.into_panic()),
-    }
-}
-
-/// Never contended: the writer waits for what it began.
-fn lock<S>(store: &Mutex<S>) -> std::sync::MutexGuard<'_, S> {
-    store.lock().unwrap_or_else(PoisonError::into_inner)
+    result
 }

@@ -76,8 +76,8 @@ impl Listeners {
 
 /// Runs until `shutdown` resolves and what is in flight is finished (at most 10 s), or until it cannot go on.
 ///
-/// Webhooks and the writer share the caller's thread, and only a commit waits for the disk elsewhere. Scrapes have a
-/// thread of their own, so that neither waits for the other.
+/// Webhooks are read, verified, parsed and answered on the caller's thread, and folded and stored on another, so that
+/// nobody who sends waits for the disk of those before. Scrapes have a thread of their own.
 ///
 /// # Errors
 ///
@@ -118,25 +118,26 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: impl Future<Out
             }
             telemetry.phone_numbers.set(i64::try_from(table.phone_numbers_len()).unwrap_or(i64::MAX));
             telemetry.storage.up.set(1);
-            let (ingest, writer) = ingest::channel(fold, store, Arc::clone(&telemetry), config.log_phone_numbers);
-            let mut writer = tokio::spawn(writer.run());
+            let (ingest, writer, answers) =
+                ingest::channel(fold, store, Arc::clone(&telemetry), config.log_phone_numbers);
+            let mut writer = writer.start()?;
+            tokio::spawn(answers.give());
             // Nobody else sets it.
             let _ = entrance.set(ingest);
             info!(phone_numbers = table.phone_numbers_len(), "ready");
             let failed = tokio::select! {
-                result = &mut writer => Some(result),
+                result = writer.ended() => Some(result),
                 () = shutdown => None,
             };
             match failed {
-                Some(Ok(result)) => result.map_err(RunError::from),
-                Some(Err(error)) => Err(RunError::Defect(error.to_string())),
+                Some(Some(result)) => result.map_err(RunError::from),
+                Some(None) => Err(RunError::Defect("the writer panicked".into())),
                 None => {
                     info!("stopping: finishing what is in flight");
                     let _ = stop.send(true);
                     drain(&mut servers).await;
                     // Every answer is given: what may still be queued is of senders that hung up.
-                    writer.abort();
-                    let _ = writer.await;
+                    writer.stop().await;
                     Ok(())
                 }
             }

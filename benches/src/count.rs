@@ -83,9 +83,10 @@ async fn webhooks(times: usize, batch: usize) {
     let fold = Fold::new(Arc::new(Table::default()), usize::MAX);
     let mut store = Sqlite::open(folder.path()).expect("a storage");
     store.load(&mut |_| {}).expect("an empty storage");
-    let (ingest, writer) = ingest::channel(fold, store, Arc::clone(&telemetry), false);
+    let (ingest, writer, answers) = ingest::channel(fold, store, Arc::clone(&telemetry), false);
     telemetry.storage.up.set(1);
-    let writer = spawn_local(writer.run());
+    let writer = writer.start().expect("a thread");
+    spawn_local(answers.give());
     let config = |provider: &&dyn providers::Provider| ProviderConfig {
         name: provider.name(),
         secrets: vec![SecretString::from(SECRET)],
@@ -105,7 +106,7 @@ async fn webhooks(times: usize, batch: usize) {
             assert_eq!(sender.await.expect("an answer"), StatusCode::OK);
         }
     }
-    writer.abort();
+    writer.stop().await;
 }
 
 fn webhook(index: usize) -> Request<Full<Bytes>> {
@@ -133,7 +134,7 @@ async fn scrapes(times: usize) {
         draft.publish(&records);
     }
     let telemetry = Arc::new(Telemetry::new().expect("telemetry"));
-    let (ingest, _writer) = ingest::channel(fold, Nowhere, Arc::clone(&telemetry), false);
+    let (ingest, ..) = ingest::channel(fold, Nowhere, Arc::clone(&telemetry), false);
     let web = Web::new("/metrics".into(), table, Arc::new(OnceLock::from(ingest)), telemetry, 40);
     for _ in 0..times {
         let request = Request::get("/metrics")

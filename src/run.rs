@@ -199,6 +199,15 @@ async fn drain(servers: &mut JoinSet<()>) {
     }
 }
 
+/// Lets the other threads go first where processors are scarce: a scrape may take a moment longer, and a provider
+/// that waits for its 200 may give up. On Linux this is the calling thread's alone.
+fn yield_to_webhooks() {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::process::setpriority_process(None, 5) {
+        warn!(%error, "scrapes run at the priority of webhooks");
+    }
+}
+
 /// The private listener's own thread.
 struct WebThread(thread::JoinHandle<()>);
 
@@ -210,6 +219,7 @@ impl WebThread {
             start("web", listeners, &Arc::new(web), &stopped)?
         };
         let serve = move || {
+            yield_to_webhooks();
             runtime.block_on(async {
                 let mut stopped = stopped;
                 // Its sender lives as long as the program.

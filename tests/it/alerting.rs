@@ -136,13 +136,7 @@ impl Chain {
             "alerting": {"alertmanagers": [{"static_configs": [{"targets": [alertmanager.address]}]}]},
             "scrape_configs": [{"job_name": "whatsapp", "file_sd_configs": [{"files": [targets]}]}],
         });
-        let prometheus =
-            Server::start("prometheus", folder.path(), &configuration.to_string(), |command, file, address| {
-                command
-                    .arg(format!("--config.file={}", file.display()))
-                    .arg(format!("--storage.tsdb.path={}", file.with_extension("data").display()))
-                    .arg(format!("--web.listen-address={address}"));
-            });
+        let prometheus = Server::prometheus("prometheus", folder.path(), &configuration);
         let chain = Self { exporter, prometheus, alertmanager, notifications, restarted: 0.0, folder };
         wait_for("the exporter to be scraped", || chain.instant("whatsapp_exporter_build_info").is_some());
         chain

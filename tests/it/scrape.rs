@@ -54,15 +54,10 @@ fn every_prometheus_scrapes_both_formats_without_an_error() {
                 job
             })
             .collect();
-        let configuration = json!({"global": {"scrape_interval": "1s"}, "scrape_configs": jobs}).to_string();
+        let configuration = json!({"global": {"scrape_interval": "1s"}, "scrape_configs": jobs});
         let folder = folder.path().join(version.to_string());
         fs::create_dir(&folder).unwrap();
-        let prometheus = Server::start(program, &folder, &configuration, |command, file, address| {
-            command
-                .arg(format!("--config.file={}", file.display()))
-                .arg(format!("--storage.tsdb.path={}", file.with_extension("data").display()))
-                .arg(format!("--web.listen-address={address}"));
-        });
+        let prometheus = Server::prometheus(program, &folder, &configuration);
         for format in formats {
             let target = |field: &str| {
                 let targets = prometheus.get("/api/v1/targets")["data"]["activeTargets"].take();

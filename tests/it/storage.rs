@@ -82,9 +82,16 @@ fn old_versions_go_and_what_still_counts_stays() {
     for time in 0..8 {
         assert_eq!(post(&exporter, &batch(time, "1555", 1000)).json()["applied"], 1000);
     }
-    let page = kept(&exporter);
-    let exporter = exporter.kill_and_restart();
+    let mut page = kept(&exporter);
+    let mut exporter = exporter.kill_and_restart();
     assert_eq!(kept(&exporter), page);
+    // It goes on where it ended.
+    for time in 8..12 {
+        assert_eq!(post(&exporter, &batch(time, "1555", 1000)).json()["applied"], 1000);
+        page = kept(&exporter);
+        exporter = exporter.kill_and_restart();
+        assert_eq!(kept(&exporter), page);
+    }
 
     let reader = Connection::open_with_flags(folder.path().join(DATABASE), OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
     let number = |statement: &str| reader.query_row(statement, [], |row| row.get::<_, i64>(0)).unwrap();
@@ -204,6 +211,12 @@ fn a_damaged_document_is_refused_and_left_as_it_is() {
             "a key that is no list",
             "INSERT INTO versions (key, value) VALUES ('galaxy', '{\"version\":1,\"record\":{}}')",
         ),
+        (
+            "half a delivery that was seen",
+            "UPDATE versions SET value = replace(value, '\"seen\":\"', '\"seen\":\"AAAA')",
+        ),
+        ("seen deliveries that are none", "UPDATE versions SET value = replace(value, '\"seen\":\"', '\"seen\":\"?')"),
+        ("a format that was never released", "PRAGMA user_version = 1"),
         ("an unknown provider", "UPDATE versions SET key = replace(key, 'meta', 'mate')"),
     ] {
         let folder = changed(statement);

@@ -224,6 +224,16 @@ impl Server {
         server
     }
 
+    /// Starts a Prometheus.
+    pub fn prometheus(program: &str, folder: &Path, configuration: &Json) -> Self {
+        Self::start(program, folder, &configuration.to_string(), |command, file, address| {
+            command
+                .arg(format!("--config.file={}", file.display()))
+                .arg(format!("--storage.tsdb.path={}", file.with_extension("data").display()))
+                .arg(format!("--web.listen-address={address}"));
+        })
+    }
+
     pub fn get(&self, path: &str) -> Json {
         // HTTP/1.0: nothing comes in chunks.
         let mut stream = TcpStream::connect(self.address).unwrap();

@@ -23,7 +23,7 @@ mod webhook;
 use bytes::Bytes;
 use hyper::{
     HeaderMap, Response, StatusCode,
-    header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue},
+    header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS},
 };
 use serde::Serialize;
 
@@ -44,7 +44,7 @@ fn answer(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>
     let mut answer = Response::new(Pieces::from(body.into()));
     *answer.status_mut() = status;
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    answer.headers_mut().insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+    answer.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     answer
 }
 

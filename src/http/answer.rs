@@ -12,7 +12,8 @@ use tokio::sync::OwnedSemaphorePermit;
 /// A body in pieces, sent as they are; its length is known.
 #[derive(Debug, Default)]
 pub struct Pieces {
-    pieces: VecDeque<Bytes>,
+    first: Option<Bytes>,
+    rest: VecDeque<Bytes>,
     left: u64,
     /// Held until the peer has it all, or is gone.
     _place: Option<OwnedSemaphorePermit>,
@@ -27,13 +28,13 @@ impl Pieces {
 
 impl From<Vec<Bytes>> for Pieces {
     fn from(pieces: Vec<Bytes>) -> Self {
-        Self { left: pieces.iter().map(|piece| piece.len() as u64).sum(), pieces: pieces.into(), _place: None }
+        Self { left: pieces.iter().map(|piece| piece.len() as u64).sum(), rest: pieces.into(), ..Self::default() }
     }
 }
 
 impl From<Bytes> for Pieces {
     fn from(body: Bytes) -> Self {
-        vec![body].into()
+        Self { left: body.len() as u64, first: Some(body), ..Self::default() }
     }
 }
 
@@ -42,7 +43,7 @@ impl Body for Pieces {
     type Error = Infallible;
 
     fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let piece = self.pieces.pop_front();
+        let piece = self.first.take().or_else(|| self.rest.pop_front());
         self.left -= piece.as_ref().map_or(0, |piece| piece.len() as u64);
         Poll::Ready(piece.map(|piece| Ok(Frame::data(piece))))
     }

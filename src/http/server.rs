@@ -8,7 +8,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, watch},
-    time::sleep,
+    time::{interval, sleep},
 };
 use tracing::{debug, warn};
 
@@ -27,6 +27,9 @@ const LAST_REQUEST: Duration = Duration::from_secs(10);
 
 /// Answers requests.
 pub trait Handler: Send + Sync + 'static {
+    /// Whether its answers are so small that head and body are copied together sooner than they are sent apart.
+    const SMALL_ANSWERS: bool;
+
     /// Answers one.
     fn handle<B>(&self, request: Request<B>) -> impl Future<Output = Answer> + Send
     where
@@ -36,6 +39,7 @@ pub trait Handler: Send + Sync + 'static {
 /// Serves until `stop` turns true or its sender is gone, then finishes what is in flight, at most 10 s.
 pub async fn serve<H: Handler>(listener: TcpListener, handler: Arc<H>, mut stop: watch::Receiver<bool>) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS as usize));
+    let mut always_due = interval(HEAD_TIMEOUT / 4);
     loop {
         let accepted = async {
             let place = Arc::clone(&places).acquire_owned().await;
@@ -44,6 +48,9 @@ pub async fn serve<H: Handler>(listener: TcpListener, handler: Arc<H>, mut stop:
         let (place, accepted) = tokio::select! {
             accepted = accepted => accepted,
             _ = stop.wait_for(|stop| *stop) => break,
+            // A deadline before all others makes tokio wake itself by a system call: with this one pending, the
+            // timeout of a head, which is set with every request, is never the first.
+            _ = always_due.tick() => continue,
         };
         match (place, accepted) {
             (Ok(place), Ok((stream, _))) => {
@@ -78,6 +85,7 @@ async fn connection<H: Handler>(
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(MAX_HEAD)
+        .writev(!H::SMALL_ANSWERS)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
     let result = tokio::select! {

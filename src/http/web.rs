@@ -139,6 +139,8 @@ impl Web {
 }
 
 impl Handler for Web {
+    const SMALL_ANSWERS: bool = false;
+
     async fn handle<B>(&self, request: Request<B>) -> Answer
     where
         B: Body<Data = Bytes> + Send,

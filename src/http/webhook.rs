@@ -11,6 +11,7 @@ use hyper::{
     Method, Request, StatusCode,
     body::Body,
     header::{HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE},
+    http::request::Parts,
 };
 use tracing::{info, warn};
 
@@ -47,11 +48,11 @@ impl Webhooks {
         &self,
         gate: &Gate,
         metrics: &ProviderMetrics,
-        path_token: Option<&str>,
-        request: Request<B>,
+        head: Parts,
+        body: B,
     ) -> Answer {
         let provider = gate.provider;
-        let (head, body) = request.into_parts();
+        let (_, path_token) = target(head.uri.path());
         let query = head.uri.query().unwrap_or_default();
         if !gate.is_on() || path_token.is_some() && !gate.takes_token() {
             discard(body).await;
@@ -85,7 +86,8 @@ impl Webhooks {
             Ok(parsed) => parsed,
             Err(reason) => return rejected(gate, StatusCode::BAD_REQUEST, &reason),
         };
-        drop(body);
+        // They lie in the connection's buffer, which can be used again once they are gone.
+        drop((head, body));
         let Some(ingest) = self.ingest.get() else {
             return rejected(gate, StatusCode::SERVICE_UNAVAILABLE, &"the stored state is still being loaded");
         };
@@ -99,28 +101,35 @@ impl Webhooks {
 }
 
 impl Handler for Webhooks {
+    const SMALL_ANSWERS: bool = true;
+
     async fn handle<B>(&self, request: Request<B>) -> Answer
     where
         B: Body<Data = Bytes> + Send,
     {
         let began = Instant::now();
-        let path = request.uri().path().to_owned();
-        let (name, path_token) = match path.strip_prefix("/webhooks/").map(|rest| rest.split_once('/')) {
-            Some(Some((name, token))) => (name, Some(token)),
-            Some(None) => (path.get("/webhooks/".len()..).unwrap_or_default(), None),
-            None => ("", None),
-        };
+        let (head, body) = request.into_parts();
+        let (name, _) = target(head.uri.path());
         let gate = self.gates.iter().find(|gate| gate.provider.name() == name);
         let Some((gate, metrics)) = gate.and_then(|gate| Some((gate, self.telemetry.provider(name)?))) else {
-            discard(request.into_body()).await;
+            discard(body).await;
             let answer = not_found();
             self.telemetry.answered(None, answer.status().as_u16());
             return answer;
         };
-        let answer = self.respond(gate, metrics, path_token, request).await;
+        let answer = self.respond(gate, metrics, head, body).await;
         metrics.duration.observe(began.elapsed().as_secs_f64());
         self.telemetry.answered(Some(metrics), answer.status().as_u16());
         answer
+    }
+}
+
+/// The provider's name and the token in a path; no name where it is not of a webhook.
+fn target(path: &str) -> (&str, Option<&str>) {
+    let Some(rest) = path.strip_prefix("/webhooks/") else { return ("", None) };
+    match rest.split_once('/') {
+        Some((name, token)) => (name, Some(token)),
+        None => (rest, None),
     }
 }
 

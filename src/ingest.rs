@@ -5,12 +5,13 @@
 //! own, which may wait for the disk; meanwhile the next webhooks are read, verified and parsed.
 
 use std::{
-    fmt, io,
+    io,
     sync::Arc,
     thread,
     time::{Duration, Instant, SystemTime},
 };
 
+use smol_str::{SmolStr, ToSmolStr};
 use tokio::{
     runtime,
     sync::{mpsc, oneshot},
@@ -181,11 +182,7 @@ impl<S: Store + 'static> Writer<S> {
                     continue;
                 }
             }
-            let now = Timestamp::from(SystemTime::now());
-            let (answers, result) = self.store(jobs, now);
-            // Nobody is there to take them only when the program ends.
-            let _ = self.answers.send(answers);
-            result?;
+            self.store(jobs, Timestamp::from(SystemTime::now()))?;
         }
     }
 
@@ -202,72 +199,64 @@ impl<S: Store + 'static> Writer<S> {
         }
     }
 
-    /// Folds, commits and publishes; an error is one after which nothing can be promised any more.
-    fn store(&mut self, jobs: Vec<Job>, now: Timestamp) -> (Vec<Answer>, Result<(), StoreError>) {
+    /// Folds, commits, publishes and answers; an error is one after which nothing can be promised any more.
+    fn store(&mut self, jobs: Vec<Job>, now: Timestamp) -> Result<(), StoreError> {
         let mut draft = self.fold.draft();
-        let folded: Vec<(Job, Vec<Outcome>)> = jobs
-            .into_iter()
-            .map(|job| {
-                draft.accept(job.provider, now);
-                let outcomes = job.parsed.changes.iter().map(|change| draft.apply(change, now)).collect();
-                (job, outcomes)
-            })
-            .collect();
-
-        let records = draft.records();
-        if !records.is_empty()
-            && let Err(error) = commit(&mut self.store, &records, &self.telemetry)
-        {
-            let answer = |(job, _): (Job, _)| {
-                // Without a change there is nothing that could be lost.
-                let answer = match job.parsed.changes.is_empty() {
-                    true => Ok(self.accepted(&job, &[], now)),
-                    false => Err(IngestError::Storage),
-                };
-                (job.done, answer)
-            };
-            let answers = folded.into_iter().map(answer).collect();
-            return (answers, if error.is_fatal() { Err(error) } else { Ok(()) });
+        let mut outcomes = Vec::with_capacity(jobs.len());
+        for job in &jobs {
+            draft.accept(job.provider, now);
+            outcomes.extend(job.parsed.changes.iter().map(|change| draft.apply(change, now)));
         }
-        draft.publish(&records);
-        self.telemetry.phone_numbers.set(i64::try_from(self.fold.phone_numbers()).unwrap_or(i64::MAX));
-        let answer = |(job, outcomes): (Job, Vec<Outcome>)| {
-            let tally = self.accepted(&job, &outcomes, now);
-            (job.done, Ok(tally))
+        let records = draft.records();
+        let result = match records.is_empty() {
+            true => Ok(()),
+            false => commit(&mut self.store, &records, &self.telemetry),
         };
-        let answers = folded.into_iter().map(answer).collect();
-        self.measure();
-        (answers, Ok(()))
+        if result.is_ok() {
+            draft.publish(&records);
+            self.telemetry.phone_numbers.set(i64::try_from(self.fold.phone_numbers()).unwrap_or(i64::MAX));
+        }
+
+        let mut left = outcomes.as_slice();
+        let mut answers = Vec::with_capacity(jobs.len());
+        let mut accepted = Vec::with_capacity(jobs.len());
+        for Job { provider, parsed, done } in jobs {
+            let (outcomes, others) = left.split_at(parsed.changes.len());
+            left = others;
+            // Without a change there is nothing that could be lost.
+            if result.is_ok() || outcomes.is_empty() {
+                answers.push((done, Ok(self.count(provider, &parsed, outcomes, now))));
+                accepted.push((provider, parsed, outcomes));
+            } else {
+                answers.push((done, Err(IngestError::Storage)));
+            }
+        }
+        // Nobody is there to take them only when the program ends.
+        let _ = self.answers.send(answers);
+        for (provider, parsed, outcomes) in &accepted {
+            self.log(provider, parsed, outcomes);
+        }
+        match result {
+            Err(error) if error.is_fatal() => return Err(error),
+            Err(_) => {}
+            Ok(()) => self.measure(),
+        }
+        Ok(())
     }
 
-    /// Counts and logs what was accepted.
-    fn accepted(&self, job: &Job, outcomes: &[Outcome], now: Timestamp) -> Tally {
-        let parsed = &job.parsed;
+    /// Counts what was accepted.
+    fn count(&self, provider: &'static str, parsed: &Parsed, outcomes: &[Outcome], now: Timestamp) -> Tally {
         let mut tally =
             Tally { ignored: parsed.ignored, invalid: parsed.invalid, test: parsed.test, ..Tally::default() };
-        let Some(metrics) = self.telemetry.provider(job.provider) else { return tally };
-        if let Some(reason) = parsed.first_invalid {
-            warn!(provider = job.provider, changes = parsed.invalid, %reason, "invalid changes in a webhook");
-        }
+        let Some(metrics) = self.telemetry.provider(provider) else { return tally };
         for (change, outcome) in parsed.changes.iter().zip(outcomes) {
             match outcome {
-                Outcome::Applied(applied) => {
-                    tally.applied += 1;
-                    self.log(change, applied, "applied");
-                }
-                Outcome::Stale(applied) => {
-                    tally.stale += 1;
-                    self.log(change, applied, "stale");
-                }
+                Outcome::Applied(_) => tally.applied += 1,
+                Outcome::Stale(_) => tally.stale += 1,
                 Outcome::Duplicate => tally.duplicate += 1,
                 Outcome::Refused => {
                     tally.invalid += 1;
                     self.telemetry.phone_numbers_refused.inc();
-                    warn!(
-                        provider = change.account.provider,
-                        waba_id = change.account.waba_id.as_str(),
-                        "change refused: it would add a phone number or an account beyond --limits.max-phone-numbers"
-                    );
                 }
             }
             if matches!(outcome, Outcome::Applied(_) | Outcome::Stale(_)) {
@@ -287,27 +276,48 @@ impl<S: Store + 'static> Writer<S> {
         counted.ignored.inc_by(tally.ignored);
         counted.invalid.inc_by(tally.invalid);
         counted.test.inc_by(tally.test);
-        self.telemetry.accepted(job.provider, now);
+        self.telemetry.accepted(metrics, now);
         tally
     }
 
-    fn log(&self, change: &Change, applied: &Applied, outcome: &'static str) {
+    /// Logs what was accepted.
+    fn log(&self, provider: &'static str, parsed: &Parsed, outcomes: &[Outcome]) {
+        if let Some(reason) = parsed.first_invalid {
+            warn!(provider, changes = parsed.invalid, %reason, "invalid changes in a webhook");
+        }
+        for (change, outcome) in parsed.changes.iter().zip(outcomes) {
+            match outcome {
+                Outcome::Applied(applied) => self.log_change(change, applied, "applied"),
+                Outcome::Stale(applied) => self.log_change(change, applied, "stale"),
+                Outcome::Duplicate => {}
+                Outcome::Refused => warn!(
+                    provider,
+                    waba_id = change.account.waba_id.as_str(),
+                    "change refused: it would add a phone number or an account beyond --limits.max-phone-numbers"
+                ),
+            }
+        }
+    }
+
+    fn log_change(&self, change: &Change, applied: &Applied, outcome: &'static str) {
         let (phone_number, event) = match &change.subject {
             Subject::PhoneNumber { phone_number, event, .. } if self.log_phone_numbers => {
-                (phone_number.as_str().to_owned(), event.as_str())
+                (phone_number.as_str().to_smolstr(), event.as_str())
             }
             Subject::PhoneNumber { phone_number, event, .. } => (phone_number.masked(), event.as_str()),
-            Subject::Account(_) => (String::new(), "business_capability_update"),
+            Subject::Account(_) => (SmolStr::default(), "business_capability_update"),
         };
+        let shown = |limit: Option<MessagingLimit>| limit.map_or("unknown".into(), |limit| limit.to_smolstr());
+        // As text, for what is given to be formatted is written twice.
         info!(
             provider = change.account.provider,
             waba_id = change.account.waba_id.as_str(),
-            phone_number,
+            phone_number = phone_number.as_str(),
             event,
             outcome,
-            old_limit = %Shown(applied.old_limit),
-            new_limit = %Shown(applied.new_limit),
-            "webhook change accepted"
+            old_limit = shown(applied.old_limit).as_str(),
+            new_limit = shown(applied.new_limit).as_str(),
+            message = "webhook change accepted"
         );
     }
 
@@ -323,18 +333,6 @@ impl<S: Store + 'static> Writer<S> {
                 self.telemetry.storage.size_errors.inc();
                 warn!(%error, "cannot read the size of the storage");
             }
-        }
-    }
-}
-
-/// A limit, as the log has it.
-struct Shown(Option<MessagingLimit>);
-
-impl fmt::Display for Shown {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Some(limit) => limit.fmt(f),
-            None => f.write_str("unknown"),
         }
     }
 }

@@ -12,6 +12,7 @@ mod meta;
 use std::fmt;
 
 use hyper::Method;
+use smallvec::SmallVec;
 
 use crate::domain::{Change, InvalidKey};
 
@@ -76,8 +77,8 @@ pub enum Example {
 /// What a delivery holds.
 #[derive(Debug, Default, PartialEq)]
 pub struct Parsed {
-    /// The changes, in their order.
-    pub changes: Vec<Change>,
+    /// The changes, in their order; nearly always one.
+    pub changes: SmallVec<[Change; 1]>,
     /// Changes of no interest: messages, templates and the like.
     pub ignored: u64,
     /// Samples sent with the provider's test button.

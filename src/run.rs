@@ -114,7 +114,9 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: impl Future<Out
         Some(Err(error)) => Err(error),
         Some(Ok((fold, store))) => {
             for (provider, at) in fold.accepted() {
-                telemetry.accepted(provider, at);
+                if let Some(metrics) = telemetry.provider(provider) {
+                    telemetry.accepted(metrics, at);
+                }
             }
             telemetry.phone_numbers.set(i64::try_from(table.phone_numbers_len()).unwrap_or(i64::MAX));
             telemetry.storage.up.set(1);

@@ -131,8 +131,8 @@ enum Unreadable {
     Damaged(String),
 }
 
-/// The document's key: a JSON list, for a phone number may hold any separator.
-fn key_of(record: &Record) -> String {
+/// Appends the document's key: a JSON list, for a phone number may hold any separator.
+fn write_key(record: &Record, text: &mut Vec<u8>) -> serde_json::Result<()> {
     let parts: &[&str] = match record {
         Record::Number(key, _) => {
             &["number", key.account.provider, key.account.waba_id.as_str(), key.phone_number.as_str()]
@@ -140,18 +140,19 @@ fn key_of(record: &Record) -> String {
         Record::Account(key, _) => &["account", key.provider, key.waba_id.as_str()],
         Record::Provider(provider, _) => &["provider", provider],
     };
-    serde_json::to_string(parts).unwrap_or_default()
+    serde_json::to_writer(text, parts)
 }
 
-fn encode(record: &Record) -> String {
-    fn document<T: Serialize>(content: &T) -> String {
-        // Maps with string keys and no failing serializer: it cannot fail.
-        serde_json::to_string(&Document { version: VERSION, record: content }).unwrap_or_default()
-    }
+/// Appends the document.
+fn write_document(record: &Record, text: &mut Vec<u8>) -> serde_json::Result<()> {
     match record {
-        Record::Number(_, number) => document(number.as_ref()),
-        Record::Account(_, account) => document(account.as_ref()),
-        Record::Provider(_, accepted) => document(accepted),
+        Record::Number(_, number) => {
+            serde_json::to_writer(text, &Document { version: VERSION, record: number.as_ref() })
+        }
+        Record::Account(_, account) => {
+            serde_json::to_writer(text, &Document { version: VERSION, record: account.as_ref() })
+        }
+        Record::Provider(_, accepted) => serde_json::to_writer(text, &Document { version: VERSION, record: accepted }),
     }
 }
 

@@ -5,6 +5,8 @@
 
 mod log;
 
+use std::sync::OnceLock;
+
 use prometheus::{
     Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
     process_collector::ProcessCollector, proto::MetricFamily,
@@ -55,6 +57,7 @@ pub struct Telemetry {
 pub struct ProviderMetrics {
     name: &'static str,
     answered: Vec<(u16, IntCounter)>,
+    last_accepted: OnceLock<Gauge>,
     /// Changes by what became of them.
     pub changes: ChangeMetrics,
     /// Requests that carried no proof of who sent them.
@@ -168,6 +171,7 @@ impl Telemetry {
                         .chain(handshake)
                         .map(|code| (code, requests.with_label_values(&[name, &code.to_string()])))
                         .collect(),
+                    last_accepted: OnceLock::new(),
                     changes: ChangeMetrics {
                         applied: change("applied"),
                         duplicate: change("duplicate"),
@@ -254,8 +258,10 @@ impl Telemetry {
     }
 
     /// Notes that a delivery of a provider was accepted.
-    pub fn accepted(&self, provider: &'static str, at: Timestamp) {
-        self.last_accepted.with_label_values(&[provider]).set(at.as_seconds());
+    pub fn accepted(&self, provider: &ProviderMetrics, at: Timestamp) {
+        // Made only now, so that there is none before the first.
+        let gauge = provider.last_accepted.get_or_init(|| self.last_accepted.with_label_values(&[provider.name]));
+        gauge.set(at.as_seconds());
     }
 
     /// The metrics as they stand.

@@ -1,14 +1,16 @@
-use std::{fmt, sync::Arc};
+use std::fmt;
+
+use smol_str::SmolStr;
 
 /// A phone number in one spelling: without a leading `+`, spaces, `-`, `.`, `(` and `)`.
 ///
 /// Any other character is kept, for some providers mask digits (`1086***36726376`).
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PhoneNumber(Arc<str>);
+pub struct PhoneNumber(SmolStr);
 
 /// The id of a WhatsApp Business Account; empty where the provider sends none.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct WabaId(Arc<str>);
+pub struct WabaId(SmolStr);
 
 /// An account at a provider.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -57,7 +59,7 @@ const MAX_CHARACTERS: usize = 64;
 impl PhoneNumber {
     /// Normalises a number as a provider sends it.
     pub fn parse(text: &str) -> Result<Self, InvalidKey> {
-        let bare: String = text.chars().filter(|c| !matches!(c, ' ' | '-' | '.' | '(' | ')')).collect();
+        let bare: SmolStr = text.chars().filter(|c| !matches!(c, ' ' | '-' | '.' | '(' | ')')).collect();
         // Every leading `+`, so that a number reads as itself again: from the storage, from a filter.
         let number = bare.trim_start_matches('+');
         if number.is_empty() {
@@ -78,13 +80,10 @@ impl PhoneNumber {
     }
 
     /// The number with all but its last four characters masked, for logs.
-    pub fn masked(&self) -> String {
-        let shown = match self.0.char_indices().rev().nth(3) {
-            Some((at, _)) if at > 0 => self.0.get(at..).unwrap_or_default(),
-            _ => "",
-        };
-        let hidden = self.0.get(..self.0.len() - shown.len()).unwrap_or_default();
-        "*".repeat(hidden.chars().count()) + shown
+    pub fn masked(&self) -> SmolStr {
+        let length = self.0.chars().count();
+        let shown = if length > 4 { length - 4 } else { length };
+        self.0.chars().enumerate().map(|(at, c)| if at < shown { '*' } else { c }).collect()
     }
 }
 

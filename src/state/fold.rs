@@ -1,7 +1,6 @@
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-};
+use std::sync::Arc;
+
+use hashbrown::{HashMap, HashSet};
 
 use super::{Accepted, Account, Fact, Number, Record, Table, record::Hint};
 use crate::domain::{

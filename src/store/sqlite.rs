@@ -1,14 +1,18 @@
 use std::{
-    collections::HashMap,
     fs::{self, File, TryLockError},
     io,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, config::DbConfig};
+use hashbrown::HashMap;
+use rusqlite::{
+    Connection, ErrorCode, OpenFlags, Transaction,
+    config::DbConfig,
+    types::{ToSqlOutput, ValueRef},
+};
 
-use super::{Record, Store, StoreError, Unreadable, decode, encode, key_of};
+use super::{Record, Store, StoreError, Unreadable, decode, write_document, write_key};
 
 /// The embedded storage: one SQLite database in WAL mode, one fsync or more a commit.
 ///
@@ -32,8 +36,11 @@ struct Versions {
     /// The id of the newest row.
     newest: i64,
     /// The id of the row that counts, for each key.
-    current: HashMap<Box<str>, i64>,
+    current: HashMap<Box<[u8]>, i64>,
 }
+
+/// A key and the id of its row.
+type Row = (Box<[u8]>, i64);
 
 const DATABASE: &str = "whatsapp-quality-exporter.db";
 /// Marks the file as this program's ("WAQE"); `file` and the `sqlite3` shell show it.
@@ -108,10 +115,10 @@ impl Sqlite {
                 return Err(damaged(&self.database, "documents are missing"));
             }
             versions.oldest = id;
-            if versions.current.contains_key(key) {
+            if versions.current.contains_key(key.as_bytes()) {
                 continue;
             }
-            versions.current.insert(key.into(), id);
+            versions.current.insert(key.as_bytes().into(), id);
             each(decode(key, value).map_err(|error| match error {
                 Unreadable::Newer(found) => newer(&self.database, found),
                 Unreadable::Damaged(what) => damaged(&self.database, &what),
@@ -133,15 +140,15 @@ impl Versions {
     }
 }
 
-/// Removes the rows before `keep_from`, and returns what was appended for it: the keys that count, with their new ids.
-fn trim(transaction: &Transaction<'_>, versions: &Versions, keep_from: i64) -> rusqlite::Result<Vec<(Box<str>, i64)>> {
+/// Removes the rows before `keep_from`, and returns those that were appended again for it: they still count.
+fn trim(transaction: &Transaction<'_>, versions: &Versions, keep_from: i64) -> rusqlite::Result<Vec<Row>> {
     let mut moved = Vec::new();
     if keep_from > versions.oldest {
         let mut oldest = transaction.prepare_cached("SELECT id, key FROM versions WHERE id < ?1 ORDER BY id")?;
         let mut rows = oldest.query([keep_from])?;
         while let Some(row) = rows.next()? {
             let id = row.get(0)?;
-            let key = row.get_ref(1)?.as_str()?;
+            let key = row.get_ref(1)?.as_bytes()?;
             if versions.current.get(key) == Some(&id) {
                 moved.push((Box::from(key), id));
             }
@@ -154,6 +161,23 @@ fn trim(transaction: &Transaction<'_>, versions: &Versions, keep_from: i64) -> r
         transaction.prepare_cached("DELETE FROM versions WHERE id < ?1")?.execute([keep_from])?;
     }
     Ok(moved)
+}
+
+/// Appends records, and returns their keys with the ids of their rows.
+fn append(transaction: &Transaction<'_>, records: &[Record]) -> rusqlite::Result<Vec<Row>> {
+    let unwritable = |error| rusqlite::Error::ToSqlConversionFailure(Box::new(error));
+    let mut statement = transaction.prepare_cached("INSERT INTO versions (key, value) VALUES (?1, ?2)")?;
+    let mut appended = Vec::with_capacity(records.len());
+    let (mut key, mut value) = (Vec::new(), Vec::new());
+    for record in records {
+        key.clear();
+        value.clear();
+        write_key(record, &mut key).map_err(unwritable)?;
+        write_document(record, &mut value).map_err(unwritable)?;
+        let id = statement.insert([&key, &value].map(|text| ToSqlOutput::Borrowed(ValueRef::Text(text))))?;
+        appended.push((key.as_slice().into(), id));
+    }
+    Ok(appended)
 }
 
 impl Store for Sqlite {
@@ -174,19 +198,11 @@ impl Store for Sqlite {
         let failed = Self::engine("commit");
         let keep_from = self.versions.keep_from(records.len());
         let transaction = self.connection.transaction().map_err(&failed)?;
-        let mut appended = trim(&transaction, &self.versions, keep_from).map_err(&failed)?;
-        {
-            let mut append =
-                transaction.prepare_cached("INSERT INTO versions (key, value) VALUES (?1, ?2)").map_err(&failed)?;
-            for record in records {
-                let key = key_of(record);
-                let id = append.insert((&key, encode(record))).map_err(&failed)?;
-                appended.push((key.into(), id));
-            }
-        }
+        let moved = trim(&transaction, &self.versions, keep_from).map_err(&failed)?;
+        let appended = append(&transaction, records).map_err(&failed)?;
         transaction.commit().map_err(&failed)?;
         self.versions.oldest = keep_from;
-        for (key, id) in appended {
+        for (key, id) in moved.into_iter().chain(appended) {
             self.versions.newest = id;
             self.versions.current.insert(key, id);
         }

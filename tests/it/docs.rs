@@ -25,7 +25,8 @@ fn golden_reference_of_the_metrics() {
     page.push_str(HEAD);
     let telemetry = Telemetry::new().unwrap();
     for provider in providers::ALL {
-        telemetry.accepted(provider.name(), Timestamp::from_unix_seconds(1).unwrap());
+        let metrics = telemetry.provider(provider.name()).unwrap();
+        telemetry.accepted(metrics, Timestamp::from_unix_seconds(1).unwrap());
     }
     for family in telemetry.gather() {
         let labels: Vec<String> = match family.get_metric().first() {

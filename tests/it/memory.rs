@@ -107,7 +107,7 @@ pub fn provider(name: &str) -> &'static dyn Provider {
 
 /// The changes of a body.
 pub fn changes(provider: &dyn Provider, body: &str) -> Vec<Change> {
-    provider.parse(&post(body.as_bytes())).unwrap().changes
+    provider.parse(&post(body.as_bytes())).unwrap().changes.into_vec()
 }
 
 /// A whole second of the Unix epoch.

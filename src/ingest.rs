@@ -24,7 +24,7 @@ use crate::{
     providers::Parsed,
     state::{Applied, Fold, Outcome, Record},
     store::{Store, StoreError},
-    telemetry::Telemetry,
+    telemetry::{LogLine, LogLines, Telemetry},
 };
 
 /// Deliveries that may wait for the writer.
@@ -48,6 +48,7 @@ pub struct Writer<S> {
     store: S,
     telemetry: Arc<Telemetry>,
     log_phone_numbers: bool,
+    log_lines: LogLines,
     size_read: Option<Instant>,
 }
 
@@ -105,7 +106,16 @@ pub fn channel<S: Store + 'static>(
 ) -> (Ingest, Writer<S>, Answers) {
     let (sender, queue) = mpsc::channel(QUEUE);
     let (answers, given) = mpsc::unbounded_channel();
-    let writer = Writer { queue, answers, fold, store, telemetry, log_phone_numbers, size_read: None };
+    let writer = Writer {
+        queue,
+        answers,
+        fold,
+        store,
+        telemetry,
+        log_phone_numbers,
+        log_lines: LogLines::default(),
+        size_read: None,
+    };
     (Ingest(sender), writer, Answers(given))
 }
 
@@ -233,8 +243,9 @@ impl<S: Store + 'static> Writer<S> {
         }
         // Nobody is there to take them only when the program ends.
         let _ = self.answers.send(answers);
+        let logged = Instant::now();
         for (provider, parsed, outcomes) in &accepted {
-            self.log(provider, parsed, outcomes);
+            self.log(provider, parsed, outcomes, logged);
         }
         match result {
             Err(error) if error.is_fatal() => return Err(error),
@@ -281,25 +292,32 @@ impl<S: Store + 'static> Writer<S> {
     }
 
     /// Logs what was accepted.
-    fn log(&self, provider: &'static str, parsed: &Parsed, outcomes: &[Outcome]) {
-        if let Some(reason) = parsed.first_invalid {
-            warn!(provider, changes = parsed.invalid, %reason, "invalid changes in a webhook");
+    fn log(&self, provider: &'static str, parsed: &Parsed, outcomes: &[Outcome], now: Instant) {
+        if let Some(reason) = parsed.first_invalid
+            && let Some(LogLine { left_out }) = self.log_lines.admit(now)
+        {
+            warn!(provider, changes = parsed.invalid, %reason, left_out, "invalid changes in a webhook");
         }
         for (change, outcome) in parsed.changes.iter().zip(outcomes) {
+            if *outcome == Outcome::Duplicate {
+                continue;
+            }
+            let Some(line) = self.log_lines.admit(now) else { continue };
             match outcome {
-                Outcome::Applied(applied) => self.log_change(change, applied, "applied"),
-                Outcome::Stale(applied) => self.log_change(change, applied, "stale"),
+                Outcome::Applied(applied) => self.log_change(change, applied, "applied", line),
+                Outcome::Stale(applied) => self.log_change(change, applied, "stale", line),
                 Outcome::Duplicate => {}
                 Outcome::Refused => warn!(
                     provider,
                     waba_id = change.account.waba_id.as_str(),
+                    left_out = line.left_out,
                     "change refused: it would add a phone number or an account beyond --limits.max-phone-numbers"
                 ),
             }
         }
     }
 
-    fn log_change(&self, change: &Change, applied: &Applied, outcome: &'static str) {
+    fn log_change(&self, change: &Change, applied: &Applied, outcome: &'static str, line: LogLine) {
         let (phone_number, event) = match &change.subject {
             Subject::PhoneNumber { phone_number, event, .. } if self.log_phone_numbers => {
                 (phone_number.as_str().to_smolstr(), event.as_str())
@@ -307,7 +325,7 @@ impl<S: Store + 'static> Writer<S> {
             Subject::PhoneNumber { phone_number, event, .. } => (phone_number.masked(), event.as_str()),
             Subject::Account(_) => (SmolStr::default(), "business_capability_update"),
         };
-        let shown = |limit: Option<MessagingLimit>| limit.map_or("unknown".into(), |limit| limit.to_smolstr());
+        let limit = |limit: Option<MessagingLimit>| limit.map_or("unknown".into(), |limit| limit.to_smolstr());
         // As text, for what is given to be formatted is written twice.
         info!(
             provider = change.account.provider,
@@ -315,8 +333,9 @@ impl<S: Store + 'static> Writer<S> {
             phone_number = phone_number.as_str(),
             event,
             outcome,
-            old_limit = shown(applied.old_limit).as_str(),
-            new_limit = shown(applied.new_limit).as_str(),
+            old_limit = limit(applied.old_limit).as_str(),
+            new_limit = limit(applied.new_limit).as_str(),
+            left_out = line.left_out,
             message = "webhook change accepted"
         );
     }

@@ -12,7 +12,7 @@ use prometheus::{
     process_collector::ProcessCollector, proto::MetricFamily,
 };
 
-pub use log::{Format as LogFormat, init as init_log};
+pub use log::{Format as LogFormat, Line as LogLine, Lines as LogLines, init as init_log};
 
 use crate::{domain::Timestamp, providers};
 

@@ -2,6 +2,7 @@
 
 use std::{
     borrow::Cow,
+    fmt,
     sync::{Arc, OnceLock},
     time::Instant,
 };
@@ -24,7 +25,7 @@ use super::{
 use crate::{
     ingest::{Ingest, IngestError},
     providers::{Auth, Delivery},
-    telemetry::{ProviderMetrics, Telemetry},
+    telemetry::{LogLine, LogLines, ProviderMetrics, Telemetry},
 };
 
 /// Seconds after which a sender may try again.
@@ -36,12 +37,13 @@ pub struct Webhooks {
     ingest: Arc<OnceLock<Ingest>>,
     telemetry: Arc<Telemetry>,
     bodies: Bodies,
+    log_lines: LogLines,
 }
 
 impl Webhooks {
     /// Webhooks go through `gates` to `ingest`, once the state is loaded and that is set.
     pub fn new(gates: Vec<Gate>, ingest: Arc<OnceLock<Ingest>>, telemetry: Arc<Telemetry>) -> Self {
-        Self { gates, ingest, telemetry, bodies: Bodies::default() }
+        Self { gates, ingest, telemetry, bodies: Bodies::default(), log_lines: LogLines::default() }
     }
 
     async fn respond<B: Body<Data = Bytes> + Send>(
@@ -56,46 +58,99 @@ impl Webhooks {
         let query = head.uri.query().unwrap_or_default();
         if !gate.is_on() || path_token.is_some() && !gate.takes_token() {
             discard(body).await;
-            return rejected(gate, StatusCode::NOT_FOUND, &"nothing is served at this path");
+            return self.rejected(gate, StatusCode::NOT_FOUND, &"nothing is served at this path");
         }
         if provider.auth() == Auth::Signature && head.method == Method::GET {
-            return handshake(gate, metrics, query);
+            return self.handshake(gate, metrics, query);
         }
         if !provider.methods().contains(&head.method) {
             discard(body).await;
             let handshake = (provider.auth() == Auth::Signature).then_some("GET");
             let methods = provider.methods().iter().map(Method::as_str);
-            warn!(provider = provider.name(), code = 405, reason = "wrong method", "webhook rejected");
+            self.log_rejected(gate, StatusCode::METHOD_NOT_ALLOWED, &"wrong method");
             return method_not_allowed(&handshake.into_iter().chain(methods).collect::<Vec<_>>());
         }
         let proof = match gate.check(&head.headers, path_token) {
             Ok(proof) => proof,
             Err(denied) => {
                 discard(body).await;
-                return unauthorized(gate, metrics, denied);
+                return self.unauthorized(gate, metrics, denied);
             }
         };
         let body = match self.bodies.read(body).await {
             Ok(body) => body,
-            Err(reason) => return rejected(gate, status_of(reason), &reason),
+            Err(reason) => return self.rejected(gate, status_of(reason), &reason),
         };
         if let Err(denied) = gate.verify(&proof, &body) {
-            return unauthorized(gate, metrics, denied);
+            return self.unauthorized(gate, metrics, denied);
         }
         let parsed = match provider.parse(&Delivery { method: &head.method, query, body: &body }) {
             Ok(parsed) => parsed,
-            Err(reason) => return rejected(gate, StatusCode::BAD_REQUEST, &reason),
+            Err(reason) => return self.rejected(gate, StatusCode::BAD_REQUEST, &reason),
         };
-        // They lie in the connection's buffer, which can be used again once they are gone.
+        // The buffer that holds them is not needed while the answer is waited for.
         drop((head, body));
         let Some(ingest) = self.ingest.get() else {
-            return rejected(gate, StatusCode::SERVICE_UNAVAILABLE, &"the stored state is still being loaded");
+            return self.rejected(gate, StatusCode::SERVICE_UNAVAILABLE, &"the stored state is still being loaded");
         };
         match ingest.submit(provider.name(), parsed).await {
             Ok(tally) => json(StatusCode::OK, &tally),
             Err(reason @ (IngestError::Busy | IngestError::Storage)) => {
-                rejected(gate, StatusCode::SERVICE_UNAVAILABLE, &reason)
+                self.rejected(gate, StatusCode::SERVICE_UNAVAILABLE, &reason)
             }
+        }
+    }
+
+    /// Meta's "Verification Requests": proves to Meta that this endpoint is the app's.
+    fn handshake(&self, gate: &Gate, metrics: &ProviderMetrics, query: &str) -> Answer {
+        let pairs: Vec<(Cow<'_, str>, Cow<'_, str>)> = serde_urlencoded::from_str(query).unwrap_or_default();
+        let value = |name| pairs.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_ref());
+        let token = value("hub.verify_token").unwrap_or_default();
+        if value("hub.mode") != Some("subscribe") || !gate.knows_verify_token(token) {
+            if token.is_empty() {
+                metrics.auth_missing.inc()
+            } else {
+                metrics.auth_wrong.inc()
+            }
+            return self.rejected(
+                gate,
+                StatusCode::FORBIDDEN,
+                &"the handshake's mode or verify token is not the configured one",
+            );
+        }
+        match value("hub.challenge") {
+            Some(challenge) => {
+                info!(provider = gate.provider.name(), "webhook handshake answered");
+                answer(StatusCode::OK, PLAIN, challenge.to_owned())
+            }
+            None => self.rejected(gate, StatusCode::BAD_REQUEST, &"the handshake has no challenge"),
+        }
+    }
+
+    /// The same bytes for every reason; the log has the reason.
+    fn unauthorized(&self, gate: &Gate, metrics: &ProviderMetrics, denied: Denied) -> Answer {
+        match denied {
+            Denied::Missing | Denied::Forwarded => metrics.auth_missing.inc(),
+            Denied::Wrong => metrics.auth_wrong.inc(),
+        }
+        self.log_rejected(gate, StatusCode::UNAUTHORIZED, &denied.as_str());
+        let mut answer = error(StatusCode::UNAUTHORIZED, "the signature or token is missing or wrong");
+        answer.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        answer
+    }
+
+    fn rejected(&self, gate: &Gate, status: StatusCode, reason: &dyn fmt::Display) -> Answer {
+        self.log_rejected(gate, status, reason);
+        let mut answer = error(status, &reason.to_string());
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            answer.headers_mut().insert(RETRY_AFTER, RETRY_SECONDS);
+        }
+        answer
+    }
+
+    fn log_rejected(&self, gate: &Gate, status: StatusCode, reason: &dyn fmt::Display) {
+        if let Some(LogLine { left_out }) = self.log_lines.admit(Instant::now()) {
+            warn!(provider = gate.provider.name(), code = status.as_u16(), %reason, left_out, "webhook rejected");
         }
     }
 }
@@ -131,54 +186,6 @@ fn target(path: &str) -> (&str, Option<&str>) {
         Some((name, token)) => (name, Some(token)),
         None => (rest, None),
     }
-}
-
-/// Meta's "Verification Requests": proves to Meta that this endpoint is the app's.
-fn handshake(gate: &Gate, metrics: &ProviderMetrics, query: &str) -> Answer {
-    let pairs: Vec<(Cow<'_, str>, Cow<'_, str>)> = serde_urlencoded::from_str(query).unwrap_or_default();
-    let value = |name| pairs.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_ref());
-    let token = value("hub.verify_token").unwrap_or_default();
-    if value("hub.mode") != Some("subscribe") || !gate.knows_verify_token(token) {
-        if token.is_empty() {
-            metrics.auth_missing.inc()
-        } else {
-            metrics.auth_wrong.inc()
-        }
-        return rejected(
-            gate,
-            StatusCode::FORBIDDEN,
-            &"the handshake's mode or verify token is not the configured one",
-        );
-    }
-    match value("hub.challenge") {
-        Some(challenge) => {
-            info!(provider = gate.provider.name(), "webhook handshake answered");
-            answer(StatusCode::OK, PLAIN, challenge.to_owned())
-        }
-        None => rejected(gate, StatusCode::BAD_REQUEST, &"the handshake has no challenge"),
-    }
-}
-
-/// The same bytes for every reason; the log has the reason.
-fn unauthorized(gate: &Gate, metrics: &ProviderMetrics, denied: Denied) -> Answer {
-    match denied {
-        Denied::Missing | Denied::Forwarded => metrics.auth_missing.inc(),
-        Denied::Wrong => metrics.auth_wrong.inc(),
-    }
-    warn!(provider = gate.provider.name(), code = 401, reason = denied.as_str(), "webhook rejected");
-    let mut answer = error(StatusCode::UNAUTHORIZED, "the signature or token is missing or wrong");
-    answer.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-    answer
-}
-
-fn rejected(gate: &Gate, status: StatusCode, reason: &dyn std::fmt::Display) -> Answer {
-    let code = status.as_u16();
-    warn!(provider = gate.provider.name(), code, %reason, "webhook rejected");
-    let mut answer = error(status, &reason.to_string());
-    if status == StatusCode::SERVICE_UNAVAILABLE {
-        answer.headers_mut().insert(RETRY_AFTER, RETRY_SECONDS);
-    }
-    answer
 }
 
 fn status_of(reason: BodyError) -> StatusCode {

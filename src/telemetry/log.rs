@@ -1,4 +1,9 @@
-use std::{fmt, io, str::FromStr};
+use std::{
+    fmt, io,
+    str::FromStr,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::{Layer, Registry, layer::SubscriberExt, util::SubscriberInitExt};
@@ -39,6 +44,46 @@ impl fmt::Display for Format {
     }
 }
 
+/// Bounds how many lines of a kind are logged: who sends a flood of webhooks, with or without a right to, must not
+/// fill the disk with lines about them.
+#[derive(Debug, Default)]
+pub struct Lines(Mutex<Window>);
+
+/// A line that may be written.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Line {
+    /// How many were left out since the last, if any: a field of this one.
+    pub left_out: Option<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Window {
+    began: Option<Instant>,
+    written: u32,
+    left_out: u64,
+}
+
+impl Lines {
+    /// Lines in a second.
+    const MAX: u32 = 1000;
+
+    /// Whether one more may be written at `now`.
+    pub fn admit(&self, now: Instant) -> Option<Line> {
+        let mut window = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if window.began.is_none_or(|began| now.duration_since(began) >= Duration::from_secs(1)) {
+            window.began = Some(now);
+            window.written = 0;
+        }
+        if window.written == Self::MAX {
+            window.left_out += 1;
+            return None;
+        }
+        window.written += 1;
+        let left_out = std::mem::take(&mut window.left_out);
+        Some(Line { left_out: (left_out > 0).then_some(left_out) })
+    }
+}
+
 /// Sends the log of this process to stderr. A second call changes nothing.
 pub fn init(level: LevelFilter, format: Format) {
     let layer: Box<dyn Layer<Registry> + Send + Sync> = match format {
@@ -56,4 +101,23 @@ pub fn init(level: LevelFilter, format: Format) {
     };
     // It fails only where a log is set up already.
     let _ = tracing_subscriber::registry().with(layer).with(level).try_init();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_is_counted_and_not_written() {
+        let lines = Lines::default();
+        let began = Instant::now();
+        let admitted = |count: u32, at: Duration| -> Vec<Option<u64>> {
+            (0..count).filter_map(|_| Some(lines.admit(began + at)?.left_out)).collect()
+        };
+        assert_eq!(admitted(5000, Duration::ZERO), [None; 1000]);
+        assert_eq!(admitted(7, Duration::from_millis(999)), []);
+        assert_eq!(admitted(3, Duration::from_secs(1)), [Some(4007), None, None]);
+        assert_eq!(admitted(1000, Duration::from_secs(1)), [None; 997]);
+        assert_eq!(admitted(1, Duration::from_secs(60)), [Some(3)]);
+    }
 }

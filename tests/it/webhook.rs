@@ -774,6 +774,38 @@ fn a_logfmt_log_cannot_be_forged() {
     assert!(accepted.contains(r#" phone_number="1555\nts=0level=errormessage=forged\"""#), "{log}");
 }
 
+#[test]
+fn a_flood_is_counted_in_the_log_and_not_written_out() {
+    let (_folder, exporter) = start(&[], &["--log.format=json"]);
+    let send = |numbers: std::ops::Range<u64>| {
+        let value = |number| json!({"display_phone_number": format!("1555{number:07}"), "event": "FLAGGED"});
+        let changes: Vec<Json> =
+            numbers.map(|number| json!({"field": "phone_number_quality_update", "value": value(number)})).collect();
+        let body =
+            json!({"object": "whatsapp_business_account", "entry": [{"id": "1", "time": 1, "changes": changes}]});
+        assert_tally(&exporter.post("/webhooks/meta", &body.to_string()), &[("applied", changes.len() as u64)]);
+    };
+    let accepted = || -> Vec<Option<u64>> {
+        let log = exporter.log();
+        let events = log.lines().map(|line| serde_json::from_str::<Json>(line).unwrap());
+        let accepted = events.filter(|event| event["message"] == "webhook change accepted");
+        accepted.map(|event| event["left_out"].as_u64()).collect()
+    };
+    // The changes of one delivery are accepted at one moment.
+    send(0..1500);
+    wait_for("the lines of the first delivery", || accepted().len() >= 1000);
+    assert_eq!(accepted(), [None; 1000]);
+    let mut sent = 1500;
+    wait_for("a line of the next second", || {
+        send(sent..sent + 1);
+        sent += 1;
+        accepted().len() > 1000
+    });
+    wait_for("all that was sent to be in a line or counted", || {
+        accepted().iter().map(|left_out| 1 + left_out.unwrap_or(0)).sum::<u64>() == sent
+    });
+}
+
 // What these tests share
 
 /// An exporter with these secrets, each in a file of its own, that are given as `--FLAG-file`.

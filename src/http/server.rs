@@ -7,8 +7,8 @@ use hyper::{Request, body::Body, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
-    time::{interval, sleep},
+    sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch},
+    time::{Instant, interval, sleep},
 };
 use tracing::{debug, warn};
 
@@ -39,7 +39,10 @@ pub trait Handler: Send + Sync + 'static {
 /// Serves until `stop` turns true or its sender is gone, then finishes what is in flight, at most 10 s.
 pub async fn serve<H: Handler>(listener: TcpListener, handler: Arc<H>, mut stop: watch::Receiver<bool>) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS as usize));
-    let mut always_due = interval(HEAD_TIMEOUT / 4);
+    // Since when each connection is there; it is to end when its sender is dropped.
+    let mut open: Vec<(Instant, oneshot::Sender<()>)> = Vec::new();
+    // Also, with it no timeout of a head is ever the first deadline of all, which would cost a system call each.
+    let mut review = interval(HEAD_TIMEOUT / 4);
     loop {
         let accepted = async {
             let place = Arc::clone(&places).acquire_owned().await;
@@ -48,13 +51,16 @@ pub async fn serve<H: Handler>(listener: TcpListener, handler: Arc<H>, mut stop:
         let (place, accepted) = tokio::select! {
             accepted = accepted => accepted,
             _ = stop.wait_for(|stop| *stop) => break,
-            // A deadline before all others makes tokio wake itself by a system call: with this one pending, the
-            // timeout of a head, which is set with every request, is never the first.
-            _ = always_due.tick() => continue,
+            now = review.tick() => {
+                open.retain(|(since, end)| !end.is_closed() && now.duration_since(*since) < MAX_AGE);
+                continue;
+            }
         };
         match (place, accepted) {
             (Ok(place), Ok((stream, _))) => {
-                tokio::spawn(connection(stream, place, Arc::clone(&handler), stop.clone()));
+                let (end, ended) = oneshot::channel();
+                open.push((Instant::now(), end));
+                tokio::spawn(connection(stream, place, Arc::clone(&handler), ended));
             }
             (_, Err(error)) => {
                 // Out of file descriptors, or a peer that hung up already.
@@ -64,7 +70,7 @@ pub async fn serve<H: Handler>(listener: TcpListener, handler: Arc<H>, mut stop:
             (Err(_), _) => break,
         }
     }
-    drop(listener);
+    drop((listener, open));
     // All places are free again when all connections have ended, which they do in time.
     let _ = places.acquire_many(MAX_CONNECTIONS).await;
 }
@@ -73,7 +79,7 @@ async fn connection<H: Handler>(
     stream: TcpStream,
     _place: OwnedSemaphorePermit,
     handler: Arc<H>,
-    mut stop: watch::Receiver<bool>,
+    ended: oneshot::Receiver<()>,
 ) {
     // Without it a small answer may wait for the peer's acknowledgement.
     let _ = stream.set_nodelay(true);
@@ -90,10 +96,7 @@ async fn connection<H: Handler>(
     let mut connection = std::pin::pin!(connection);
     let result = tokio::select! {
         result = connection.as_mut() => result,
-        () = async { tokio::select! {
-            _ = stop.wait_for(|stop| *stop) => {}
-            () = sleep(MAX_AGE) => {}
-        } } => {
+        _ = ended => {
             connection.as_mut().graceful_shutdown();
             match tokio::time::timeout(LAST_REQUEST, connection).await {
                 Ok(result) => result,

@@ -53,6 +53,8 @@ const CHECKPOINT_PAGES: u32 = 8192;
 const FORMAT: u32 = 2;
 /// Rows that no longer count and stay nevertheless; in a larger fleet as many as do count.
 const SPARE: usize = 2048;
+/// Rows removed at a time, at least.
+const TRIMMED: usize = 128;
 
 impl Sqlite {
     /// Opens the database in `folder`, and makes both where there are none.
@@ -136,7 +138,8 @@ impl Versions {
         let rows = usize::try_from(self.newest - self.oldest + 1).unwrap_or_default();
         let spare = rows.saturating_sub(self.current.len());
         let surplus = spare.saturating_sub(self.current.len().max(SPARE));
-        self.oldest + i64::try_from(surplus.min(2 * appended)).unwrap_or_default()
+        let trimmed = if surplus < TRIMMED { 0 } else { surplus.min(TRIMMED.max(2 * appended)) };
+        self.oldest + i64::try_from(trimmed).unwrap_or_default()
     }
 }
 

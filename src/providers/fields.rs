@@ -84,6 +84,9 @@ impl<'a> Fields<'a> {
 
 impl<'a> Object<'a> for Fields<'a> {
     fn take<A: MapAccess<'a>>(&mut self, key: Cow<'a, [u8]>, values: &mut A) -> Result<(), A::Error> {
+        if self.0.is_empty() {
+            self.0.reserve(8);
+        }
         self.0.push((key, values.next_value()?));
         Ok(())
     }

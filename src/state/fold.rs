@@ -68,16 +68,6 @@ impl Fold {
     /// Takes a record as it was stored, in any order.
     pub fn restore(&mut self, record: Record) {
         self.publish(&record);
-        if let Record::Account(key, account) = &record
-            && let Some(members) = self.members.get_mut(key)
-        {
-            let number = |phone_number: &PhoneNumber| {
-                self.table.number(&NumberKey { account: key.clone(), phone_number: phone_number.clone() })
-            };
-            members.dissenting.retain(|phone_number| {
-                number(phone_number).is_none_or(|number| number.limit.value() != account.limit.value())
-            });
-        }
     }
 
     /// How many phone numbers are known.
@@ -103,21 +93,36 @@ impl Fold {
     }
 
     fn publish(&mut self, record: &Record) {
-        let is_new = self.table.publish(record);
         match record {
             Record::Number(key, number) => {
+                let before = self.table.publish_number(key, number);
+                let limit = number.limit.value();
+                if before.as_ref().is_some_and(|before| before.limit.value() == limit) {
+                    return;
+                }
                 let members = self.members.entry(key.account.clone()).or_default();
-                if is_new {
+                if before.is_none() {
                     members.all.insert(key.phone_number.clone());
                 }
                 let account = self.table.account(&key.account);
-                if account.and_then(|account| account.limit.value()) == number.limit.value() {
+                if account.and_then(|account| account.limit.value()) == limit {
                     members.dissenting.remove(&key.phone_number);
                 } else {
                     members.dissenting.insert(key.phone_number.clone());
                 }
             }
-            Record::Account(..) => {}
+            Record::Account(key, account) => {
+                let before = self.table.publish_account(key, account);
+                let limit = account.limit.value();
+                if before.and_then(|before| before.limit.value()) == limit {
+                    return;
+                }
+                let Some(members) = self.members.get_mut(key) else { return };
+                members.dissenting.retain(|phone_number| {
+                    let key = NumberKey { account: key.clone(), phone_number: phone_number.clone() };
+                    self.table.number(&key).is_none_or(|number| number.limit.value() != limit)
+                });
+            }
             Record::Provider(provider, accepted) => {
                 self.accepted.insert(provider, accepted.last_accepted);
             }
@@ -192,8 +197,9 @@ impl Draft<'_> {
             facts.note(Fact::set(&mut number.high_throughput, high, at));
         }
 
-        let account = self.account(&key.account).unwrap_or_default();
-        number.limit.adopt(account.limit.current);
+        let account = self.account(&key.account);
+        let account_limit = account.as_ref().and_then(|account| account.limit.current);
+        number.limit.adopt(account_limit);
         // A number that was never shown had no limit before, whatever its account's is.
         let before = if is_new { None } else { number.limit.value() };
         let hint = Hint { old_limit, event: Some(event) };
@@ -207,9 +213,13 @@ impl Draft<'_> {
         if is_new {
             self.born.push(key.clone());
         }
-        self.put_number(key.clone(), number, account.limit.value());
+        let account_limit = account_limit.map(|fact| fact.value);
+        if (is_new || number.limit.value() != before) && number.limit.value() != account_limit {
+            self.dissents(&key);
+        }
+        self.numbers.insert(key.clone(), Arc::new(number));
         if let Some(Said::OfAccount(limit)) = change.limit {
-            let account = Arc::unwrap_or_clone(account);
+            let account = account.map(Arc::unwrap_or_clone).unwrap_or_default();
             facts.note(self.say_of_account(&key.account, account, limit, at, hint, received));
         }
         facts.outcome(applied)
@@ -268,8 +278,11 @@ impl Draft<'_> {
                 let Some(mut number) = self.number(&key) else { continue };
                 let shown = number.limit.value();
                 if shown != Some(limit) {
-                    Arc::make_mut(&mut number).limit.say(limit, at, shown, Hint::default(), received);
-                    self.put_number(key, Arc::unwrap_or_clone(number), Some(limit));
+                    let stays = !Arc::make_mut(&mut number).limit.say(limit, at, shown, Hint::default(), received);
+                    if stays {
+                        self.dissents(&key);
+                    }
+                    self.numbers.insert(key, number);
                 }
             }
         }
@@ -303,12 +316,10 @@ impl Draft<'_> {
         self.accounts.insert(key, Arc::new(account));
     }
 
-    fn put_number(&mut self, key: NumberKey, number: Number, account_limit: Option<MessagingLimit>) {
-        if number.limit.value() != account_limit {
-            let members = self.fold.members.entry(key.account.clone()).or_default();
-            members.dissenting.insert(key.phone_number.clone());
-        }
-        self.numbers.insert(key, Arc::new(number));
+    /// Notes that a number may show another limit than its account.
+    fn dissents(&mut self, key: &NumberKey) {
+        let members = self.fold.members.entry(key.account.clone()).or_default();
+        members.dissenting.insert(key.phone_number.clone());
     }
 }
 

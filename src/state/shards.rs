@@ -29,11 +29,11 @@ impl<K: Ord + Clone, V> Shards<K, V> {
         self.lock(shard)?.entries.get(key).cloned()
     }
 
-    /// Puts an entry in the place of the one before; false where there was none.
-    pub(super) fn put(&self, shard: usize, key: K, value: Arc<V>) -> bool {
-        let Some(mut shard) = self.lock(shard) else { return false };
+    /// Puts an entry in the place of the one before, and returns that.
+    pub(super) fn put(&self, shard: usize, key: K, value: Arc<V>) -> Option<Arc<V>> {
+        let mut shard = self.lock(shard)?;
         shard.version += 1;
-        shard.entries.insert(key, value).is_some()
+        shard.entries.insert(key, value)
     }
 
     /// The version of a shard; 0 while it is empty.

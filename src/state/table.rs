@@ -3,7 +3,7 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use super::{Account, Number, Record, Shards};
+use super::{Account, Number, Shards};
 use crate::domain::{AccountKey, NumberKey};
 
 /// How many parts numbers and accounts are divided into: few of a hundred thousand numbers stand in one, so that a
@@ -42,19 +42,18 @@ impl Table {
         self.accounts.get(shard_of_account(key), key)
     }
 
-    /// Shows a record to the readers; true where there was none of its key.
-    pub(super) fn publish(&self, record: &Record) -> bool {
-        let (is_new, len) = match record {
-            Record::Number(key, number) => {
-                (!self.numbers.put(shard_of(key), key.clone(), Arc::clone(number)), &self.phone_numbers_len)
-            }
-            Record::Account(key, account) => {
-                (!self.accounts.put(shard_of_account(key), key.clone(), Arc::clone(account)), &self.accounts_len)
-            }
-            Record::Provider(..) => return false,
-        };
-        len.fetch_add(usize::from(is_new), Ordering::Relaxed);
-        is_new
+    /// Shows a number to the readers, and returns what was shown of it before.
+    pub(super) fn publish_number(&self, key: &NumberKey, number: &Arc<Number>) -> Option<Arc<Number>> {
+        let before = self.numbers.put(shard_of(key), key.clone(), Arc::clone(number));
+        self.phone_numbers_len.fetch_add(usize::from(before.is_none()), Ordering::Relaxed);
+        before
+    }
+
+    /// Shows an account to the readers, and returns what was shown of it before.
+    pub(super) fn publish_account(&self, key: &AccountKey, account: &Arc<Account>) -> Option<Arc<Account>> {
+        let before = self.accounts.put(shard_of_account(key), key.clone(), Arc::clone(account));
+        self.accounts_len.fetch_add(usize::from(before.is_none()), Ordering::Relaxed);
+        before
     }
 }
 

@@ -274,19 +274,27 @@ impl<S: Store + 'static> Writer<S> {
                 if matches!(change.subject, Subject::PhoneNumber { event: EventKind::Unknown, .. }) {
                     metrics.unknown_events.inc();
                 }
-                metrics.unknown_limits.inc_by(change.unusable_limits.into());
+                if change.unusable_limits > 0 {
+                    metrics.unknown_limits.inc_by(change.unusable_limits.into());
+                }
                 if let Some(time) = change.time.filter(|time| !time.is_ahead_of(now)) {
                     metrics.delivery_delay.observe(now.seconds_since(time));
                 }
             }
         }
         let counted = &metrics.changes;
-        counted.applied.inc_by(tally.applied);
-        counted.duplicate.inc_by(tally.duplicate);
-        counted.stale.inc_by(tally.stale);
-        counted.ignored.inc_by(tally.ignored);
-        counted.invalid.inc_by(tally.invalid);
-        counted.test.inc_by(tally.test);
+        for (counter, changes) in [
+            (&counted.applied, tally.applied),
+            (&counted.duplicate, tally.duplicate),
+            (&counted.stale, tally.stale),
+            (&counted.ignored, tally.ignored),
+            (&counted.invalid, tally.invalid),
+            (&counted.test, tally.test),
+        ] {
+            if changes > 0 {
+                counter.inc_by(changes);
+            }
+        }
         self.telemetry.accepted(metrics, now);
         tally
     }

@@ -27,7 +27,8 @@ fn main() -> ExitCode {
 
 fn serve(config: Config) -> Result<(), RunError> {
     let listeners = Listeners::bind(&config)?;
-    runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+    // All connections that a batch answers have their turn before the sockets are asked again.
+    runtime::Builder::new_current_thread().event_interval(256).enable_all().build()?.block_on(async {
         let mut terminate = unix::signal(unix::SignalKind::terminate())?;
         let mut interrupt = unix::signal(unix::SignalKind::interrupt())?;
         let shutdown = async {

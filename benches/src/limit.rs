@@ -47,9 +47,7 @@ pub fn memory(listener: TcpListener) {
                 return Response::new(Full::default());
             };
             let mut decoded = [0; 32];
-            for (byte, digits) in decoded.iter_mut().zip(signature["sha256=".len()..].chunks(2)) {
-                *byte = u8::from_str_radix(std::str::from_utf8(digits).expect("digits"), 16).expect("digits");
-            }
+            base16ct::mixed::decode(&signature["sha256=".len()..], &mut decoded).expect("digits");
             hmac::verify(&key, &body, &decoded).expect("a signature");
             let parsed = meta.parse(&Delivery { method: &Method::POST, query: "", body: &body }).expect("a webhook");
             let mut fold = fold.lock().expect("the fold");

@@ -150,10 +150,16 @@ async fn read_answer(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> bool {
         assert_ne!(more, 0, "the server hung up");
         read += more;
         let Some(head) = buffer[..read].windows(4).position(|window| window == b"\r\n\r\n") else { continue };
-        let text = std::str::from_utf8(&buffer[..head]).expect("a head").to_ascii_lowercase();
-        let length = text.split("content-length: ").nth(1).and_then(|rest| rest.lines().next()?.trim().parse().ok());
+        let mut lines = buffer[..head].split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
+        let is_ok =
+            lines.next().is_some_and(|line| line.starts_with(b"HTTP/1.1 200") || line.starts_with(b"HTTP/1.1 202"));
+        let length = lines.find_map(|line| {
+            let (name, value) = line.split_at_checked("content-length:".len())?;
+            let value = name.eq_ignore_ascii_case(b"content-length:").then_some(value.trim_ascii())?;
+            std::str::from_utf8(value).ok()?.parse().ok()
+        });
         if read >= head + 4 + length.unwrap_or(0) {
-            return text.starts_with("http/1.1 200") || text.starts_with("http/1.1 202");
+            return is_ok;
         }
     }
 }

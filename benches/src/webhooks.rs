@@ -8,11 +8,11 @@ use crate::{
     table::{Figure, Page},
 };
 
-const ROUNDS: usize = 7;
-const TIME: Duration = Duration::from_millis(1500);
+const ROUNDS: usize = 15;
+const TIME: Duration = Duration::from_millis(700);
 const NUMBERS: usize = 1000;
 /// More than any of them answers in that time.
-const REQUESTS: usize = 200_000;
+const REQUESTS: usize = 160_000;
 const EPOCH: u64 = 1_700_000_000;
 
 pub fn measure(page: &mut Page) {

@@ -9,6 +9,8 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::server::Busy;
+
 /// A body in pieces, sent as they are; its length is known.
 #[derive(Debug, Default)]
 pub struct Pieces {
@@ -17,12 +19,18 @@ pub struct Pieces {
     left: u64,
     /// Held until the peer has it all, or is gone.
     _place: Option<OwnedSemaphorePermit>,
+    _busy: Option<Busy>,
 }
 
 impl Pieces {
     /// A body that keeps a place until it is sent.
     pub(super) fn with_place(pieces: Vec<Bytes>, place: OwnedSemaphorePermit) -> Self {
         Self { _place: Some(place), ..Self::from(pieces) }
+    }
+
+    /// This body, while which is sent its connection is busy.
+    pub(super) fn keeps_busy(self, busy: Busy) -> Self {
+        Self { _busy: Some(busy), ..self }
     }
 }
 

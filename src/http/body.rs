@@ -1,6 +1,11 @@
 //! Bodies of unknown senders: bounded in size, in time and in what all of them hold together.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    future::{Future, poll_fn},
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
@@ -70,7 +75,14 @@ impl Bodies {
             }
             Ok(if rest.is_empty() { first } else { rest.freeze() })
         };
-        let result = timeout(BODY_TIMEOUT, whole).await.unwrap_or(Err(BodyError::Slow));
+        let result = {
+            let mut whole = std::pin::pin!(whole);
+            // Nearly always it is there with the head, and needs no timer.
+            match poll_fn(|context| Poll::Ready(whole.as_mut().poll(context))).await {
+                Poll::Ready(result) => result,
+                Poll::Pending => timeout(BODY_TIMEOUT, whole).await.unwrap_or(Err(BodyError::Slow)),
+            }
+        };
         if matches!(result, Err(BodyError::TooLarge | BodyError::Busy)) {
             discard(body).await;
         }

@@ -1,10 +1,18 @@
 //! Sockets: accepts connections, bounds them, and ends them in order.
 
-use std::{convert::Infallible, future::Future, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU8, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use hyper::{Request, body::Body, server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch},
@@ -16,8 +24,10 @@ use super::Answer;
 
 /// Connections at a time, each listener: two of them fit into the usual 1024 file descriptors.
 const MAX_CONNECTIONS: u32 = 480;
-/// For a request's head, and for the next request on a connection.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often connections are looked at: all at once, for a timer of its own costs each request more than its parsing.
+const REVIEW: Duration = Duration::from_millis(2500);
+/// Reviews that find a connection without a whole request before it is cut: 10 s at least, 12.5 s at most.
+const PATIENCE: u8 = 5;
 /// The head of a request; beyond it hyper answers 431.
 const MAX_HEAD: usize = 64 << 10;
 /// After this a connection ends with its current request: nobody holds a place for ever.
@@ -36,13 +46,55 @@ pub trait Handler: Send + Sync + 'static {
         B: Body<Data = Bytes> + Send;
 }
 
+/// A connection, as the reviews see it.
+struct Open {
+    since: Instant,
+    work: Arc<Work>,
+    /// Dropped, it ends the connection with its current request; a message cuts it.
+    end: oneshot::Sender<()>,
+}
+
+/// What a connection is at.
+#[derive(Debug, Default)]
+struct Work {
+    /// A request is being answered.
+    is_busy: AtomicBool,
+    /// Reviews since there was one.
+    waited: AtomicU8,
+}
+
+/// Until this is dropped, a connection is busy.
+#[derive(Debug)]
+pub(super) struct Busy(Arc<Work>);
+
+impl Work {
+    fn begin(self: &Arc<Self>) -> Busy {
+        self.is_busy.store(true, Ordering::Relaxed);
+        Busy(Arc::clone(self))
+    }
+
+    fn is_busy(&self) -> bool {
+        self.is_busy.load(Ordering::Relaxed)
+    }
+
+    /// Whether it has waited too long for a request.
+    fn review(&self) -> bool {
+        !self.is_busy() && self.waited.fetch_add(1, Ordering::Relaxed) + 1 >= PATIENCE
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.waited.store(0, Ordering::Relaxed);
+        self.0.is_busy.store(false, Ordering::Relaxed);
+    }
+}
+
 /// Serves until `stop` turns true or its sender is gone, then finishes what is in flight, at most 10 s.
 pub async fn serve<H: Handler>(listener: TcpListener, handler: Arc<H>, mut stop: watch::Receiver<bool>) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS as usize));
-    // Since when each connection is there; it is to end when its sender is dropped.
-    let mut open: Vec<(Instant, oneshot::Sender<()>)> = Vec::new();
-    // Also, with it no timeout of a head is ever the first deadline of all, which would cost a system call each.
-    let mut review = interval(HEAD_TIMEOUT / 4);
+    let mut open: Vec<Open> = Vec::new();
+    let mut reviews = interval(REVIEW);
     loop {
         let accepted = async {
             let place = Arc::clone(&places).acquire_owned().await;
@@ -51,16 +103,17 @@ pub async fn serve<H: Handler>(listener: TcpListener, handler: Arc<H>, mut stop:
         let (place, accepted) = tokio::select! {
             accepted = accepted => accepted,
             _ = stop.wait_for(|stop| *stop) => break,
-            now = review.tick() => {
-                open.retain(|(since, end)| !end.is_closed() && now.duration_since(*since) < MAX_AGE);
+            now = reviews.tick() => {
+                review(&mut open, now);
                 continue;
             }
         };
         match (place, accepted) {
             (Ok(place), Ok((stream, _))) => {
                 let (end, ended) = oneshot::channel();
-                open.push((Instant::now(), end));
-                tokio::spawn(connection(stream, place, Arc::clone(&handler), ended));
+                let work = Arc::new(Work::default());
+                open.push(Open { since: Instant::now(), work: Arc::clone(&work), end });
+                tokio::spawn(connection(stream, place, Arc::clone(&handler), work, ended));
             }
             (_, Err(error)) => {
                 // Out of file descriptors, or a peer that hung up already.
@@ -75,28 +128,43 @@ pub async fn serve<H: Handler>(listener: TcpListener, handler: Arc<H>, mut stop:
     let _ = places.acquire_many(MAX_CONNECTIONS).await;
 }
 
+/// Forgets connections that are gone, and ends those that are too old or have waited too long.
+fn review(open: &mut Vec<Open>, now: Instant) {
+    let over =
+        |open: &mut Open| open.end.is_closed() || now.duration_since(open.since) >= MAX_AGE || open.work.review();
+    for Open { work, end, .. } in open.extract_if(.., over) {
+        if !work.is_busy() {
+            // It may be gone already.
+            let _ = end.send(());
+        }
+    }
+}
+
 async fn connection<H: Handler>(
     stream: TcpStream,
     _place: OwnedSemaphorePermit,
     handler: Arc<H>,
+    work: Arc<Work>,
     ended: oneshot::Receiver<()>,
 ) {
     // Without it a small answer may wait for the peer's acknowledgement.
     let _ = stream.set_nodelay(true);
     let service = service_fn(|request| {
         let handler = Arc::clone(&handler);
-        async move { Ok::<_, Infallible>(handler.handle(request).await) }
+        let busy = work.begin();
+        async move { Ok::<_, Infallible>(handler.handle(request).await.map(|body| body.keeps_busy(busy))) }
     });
     let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(MAX_HEAD)
         .writev(!H::SMALL_ANSWERS)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
     let result = tokio::select! {
         result = connection.as_mut() => result,
-        _ = ended => {
+        cut = ended => {
+            if cut.is_ok() && !work.is_busy() {
+                return;
+            }
             connection.as_mut().graceful_shutdown();
             match tokio::time::timeout(LAST_REQUEST, connection).await {
                 Ok(result) => result,

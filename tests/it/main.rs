@@ -6,6 +6,7 @@
 mod alerting;
 mod api;
 mod config;
+mod connections;
 mod crash;
 mod dashboards;
 mod docs;

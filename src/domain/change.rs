@@ -2,7 +2,6 @@ use std::fmt;
 
 use aws_lc_rs::digest;
 use serde::{Deserialize, Serialize};
-use smallvec::SmallVec;
 
 use super::{AccountKey, EventKind, MessagingLimit, PhoneNumber, Timestamp};
 
@@ -83,7 +82,7 @@ impl Identity {
     /// Hashes the parts so that no two lists of parts run together.
     pub fn of<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
         // One digest of one text is quicker than a digest fed in parts.
-        let mut text = SmallVec::<[u8; 256]>::new();
+        let mut text = Vec::with_capacity(256);
         for part in parts {
             text.extend_from_slice(&(part.len() as u64).to_be_bytes());
             text.extend_from_slice(part);

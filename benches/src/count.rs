@@ -28,13 +28,12 @@ use whatsapp_quality_exporter::{
 };
 
 use crate::{
-    load::{self, SECRET},
+    load::{self, EPOCH, SECRET},
     table::Page,
 };
 
 const NUMBERS: usize = 1000;
 const BATCH: usize = 32;
-const EPOCH: u64 = 1_700_000_000;
 
 pub fn measure(page: &mut Page) {
     page.table("Instructions, without the kernel's", &["", "thousands"]);

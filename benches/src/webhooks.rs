@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::{
-    load::Requests,
+    load::{EPOCH, Requests},
     process::Server,
     table::{Figure, Page},
 };
@@ -13,7 +13,6 @@ const TIME: Duration = Duration::from_millis(700);
 const NUMBERS: usize = 1000;
 /// More than any of them answers in that time.
 const REQUESTS: usize = 160_000;
-const EPOCH: u64 = 1_700_000_000;
 
 pub fn measure(page: &mut Page) {
     let folder = tempfile::tempdir_in("../target").expect("a folder");

@@ -16,7 +16,7 @@ use hyper_util::rt::TokioIo;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch},
-    time::{Instant, interval, sleep},
+    time::{Instant, MissedTickBehavior, interval, sleep},
 };
 use tracing::{debug, warn};
 
@@ -95,6 +95,8 @@ pub async fn serve<H: Handler>(listener: TcpListener, handler: Arc<H>, mut stop:
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS as usize));
     let mut open: Vec<Open> = Vec::new();
     let mut reviews = interval(REVIEW);
+    // After a halt, what came meanwhile is to be read before anybody is cut.
+    reviews.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let accepted = async {
             let place = Arc::clone(&places).acquire_owned().await;

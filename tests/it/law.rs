@@ -121,21 +121,7 @@ proptest! {
 
 #[test]
 fn after_a_restart_an_account_finds_the_number_that_had_another_limit() {
-    let account = Said {
-        account: "300000000000101".into(),
-        what: What::Capability { portfolio: "TIER_2K".into(), per_phone: Json::Null, business: None, waba: None },
-    };
-    let number = Said {
-        account: "300000000000101".into(),
-        what: What::Quality {
-            number: "447700900101".into(),
-            event: "ONBOARDING",
-            portfolio: Json::Null,
-            current: "TIER_250".into(),
-            old: Json::Null,
-        },
-    };
-    let said = [account.clone(), number, account];
+    let said = [account("TIER_2K".into()), number("TIER_250".into()), account("TIER_2K".into())];
     let arrival = |said| Arrival { said, fails: false, commits: true };
     let mut memory = Memory::default();
     let mut draft = memory.fold.draft();
@@ -146,6 +132,46 @@ fn after_a_restart_an_account_finds_the_number_that_had_another_limit() {
     draft.records().into_iter().for_each(|record| restarted.fold.restore(record));
     deliver(&mut restarted, &said, &[arrival(2)], &|_| at(NEW_YEAR));
     assert_eq!(value(&restarted.samples(), "whatsapp_phone_number_messaging_limit", &[]), Some(2000.0));
+}
+
+#[test]
+fn an_account_that_repeats_itself_finds_the_number_that_took_another_limit_just_before() {
+    let said = [account("TIER_2K".into()), number(Json::Null), number("TIER_250".into()), account("TIER_2K".into())];
+    let mut memory = Memory::default();
+    let arrivals = [(0, true), (1, true), (2, false), (3, true)];
+    let arrivals = arrivals.map(|(said, commits)| Arrival { said, fails: false, commits });
+    deliver(&mut memory, &said, &arrivals, &|_| at(NEW_YEAR));
+    assert_eq!(value(&memory.samples(), "whatsapp_phone_number_messaging_limit", &[]), Some(2000.0));
+}
+
+#[test]
+fn an_account_that_repeats_itself_finds_the_number_that_did_not_follow_it() {
+    let said = [
+        account("TIER_2K".into()),
+        number(Json::Null),
+        account("TIER_250".into()),
+        number("TIER_2K".into()),
+        account("TIER_250".into()),
+    ];
+    let mut memory = Memory::default();
+    // The account's fall arrives late, when the number has said something newer.
+    for (index, limit) in [(0, None), (1, Some(2000.0)), (3, Some(2000.0)), (2, Some(2000.0)), (4, Some(250.0))] {
+        let arrival = Arrival { said: index, fails: false, commits: true };
+        deliver(&mut memory, &said, &[arrival], &|_| at(NEW_YEAR));
+        let shown = value(&memory.samples(), "whatsapp_phone_number_messaging_limit", &[]);
+        assert_eq!(shown, limit, "after delivery {index}");
+    }
+}
+
+fn account(limit: Word) -> Said {
+    let what = What::Capability { portfolio: limit, per_phone: Json::Null, business: None, waba: None };
+    Said { account: "300000000000101".into(), what }
+}
+
+fn number(limit: Word) -> Said {
+    let number = "447700900101".into();
+    let what = What::Quality { number, event: "ONBOARDING", portfolio: Json::Null, current: limit, old: Json::Null };
+    Said { account: "300000000000101".into(), what }
 }
 
 /// Folds the deliveries as they arrive.

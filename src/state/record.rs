@@ -250,8 +250,8 @@ impl Seen {
 /// The bytes of all of them in base64: most of a document are these, and with them most of what a webhook writes.
 impl Serialize for Seen {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let bytes: Vec<u8> = self.0.iter().flat_map(Identity::as_bytes).copied().collect();
-        serializer.serialize_str(&STANDARD.encode(bytes))
+        let bytes: Vec<[u8; 8]> = self.0.iter().map(|identity| *identity.as_bytes()).collect();
+        serializer.serialize_str(&STANDARD.encode(bytes.as_flattened()))
     }
 }
 

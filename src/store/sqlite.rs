@@ -7,7 +7,7 @@ use std::{
 
 use hashbrown::HashMap;
 use rusqlite::{
-    Connection, ErrorCode, OpenFlags, Transaction,
+    Connection, ErrorCode, OpenFlags, Row,
     config::DbConfig,
     types::{ToSqlOutput, ValueRef},
 };
@@ -16,9 +16,8 @@ use super::{Record, Store, StoreError, Unreadable, decode, write_document, write
 
 /// The embedded storage: one SQLite database in WAL mode, one fsync or more a commit.
 ///
-/// Documents are only ever appended, and the newest under a key counts: what a commit writes lies side by side,
-/// several documents in a page, however many numbers there are. The oldest rows are removed as new ones come; those
-/// that still count are appended again first.
+/// A document never overwrites the one before it. It goes into a new row, or into the next one that no longer counts,
+/// so that what a commit writes lies side by side, several documents in a page, however many numbers there are.
 #[derive(Debug)]
 pub struct Sqlite {
     connection: Connection,
@@ -28,19 +27,19 @@ pub struct Sqlite {
     _lock: File,
 }
 
-/// What is in the table `versions`, as of the last commit. Its ids have no gaps.
+/// What is in the table `versions`, as of the last commit. Its ids count from 1 and have no gaps; here they count
+/// from 0.
 #[derive(Debug, Default)]
 struct Versions {
-    /// The id of the oldest row.
-    oldest: i64,
-    /// The id of the newest row.
-    newest: i64,
-    /// The id of the row that counts, for each key.
-    current: HashMap<Box<[u8]>, i64>,
+    /// Whether a row holds the newest document under its key.
+    counts: Vec<bool>,
+    /// The row that holds the newest document, for each key.
+    newest: HashMap<Box<[u8]>, usize>,
+    /// Where the next row that does not count is looked for.
+    next: usize,
+    /// The newest revision.
+    revision: i64,
 }
-
-/// A key and the id of its row.
-type Row = (Box<[u8]>, i64);
 
 const DATABASE: &str = "whatsapp-quality-exporter.db";
 /// Marks the file as this program's ("WAQE"); `file` and the `sqlite3` shell show it.
@@ -49,12 +48,10 @@ const APPLICATION_ID: u32 = 0x5741_5145;
 const PAGE_SIZE: u64 = 4096;
 /// Pages in the write-ahead log before they are written into the database: 32 MiB.
 const CHECKPOINT_PAGES: u32 = 8192;
-/// The version of the tables; the first was never released.
-const FORMAT: u32 = 2;
-/// Rows that no longer count and stay nevertheless; in a larger fleet as many as do count.
-const SPARE: usize = 2048;
-/// Rows removed at a time, at least.
-const TRIMMED: usize = 128;
+/// The version of the tables; those before were never released.
+const FORMAT: u32 = 3;
+/// Rows that need not count; in a larger fleet as many as do count.
+const SPARE: usize = 1024;
 
 impl Sqlite {
     /// Opens the database in `folder`, and makes both where there are none.
@@ -101,86 +98,67 @@ impl Sqlite {
 
     fn read(&mut self, each: &mut dyn FnMut(Record)) -> Result<(), StoreError> {
         let failed = |error| unreadable(&self.database, error);
+        let no_text = || damaged(&self.database, "a row is not a revision and two texts");
         let versions = &mut self.versions;
-        let mut all =
-            self.connection.prepare("SELECT id, key, value FROM versions ORDER BY id DESC").map_err(failed)?;
+        let mut revisions = Vec::new();
+        let mut all = self.connection.prepare("SELECT id, revision, key FROM versions ORDER BY id").map_err(failed)?;
         let mut rows = all.query([]).map_err(failed)?;
         while let Some(row) = rows.next().map_err(failed)? {
-            let text = |index| row.get_ref(index).ok().and_then(|value| value.as_str().ok());
-            let (Ok(id), Some(key), Some(value)) = (row.get(0), text(1), text(2)) else {
-                return Err(damaged(&self.database, "a document is not text"));
-            };
-            if versions.newest == 0 {
-                versions.newest = id;
-            } else if id != versions.oldest - 1 {
+            let id: i64 = row.get(0).map_err(failed)?;
+            let (Ok(revision), Some(key)) = (row.get(1), text(row, 2)) else { return Err(no_text()) };
+            if usize::try_from(id) != Ok(revisions.len() + 1) {
                 // Where a page stands in the place of another, all can be read and some are missing.
                 return Err(damaged(&self.database, "documents are missing"));
             }
-            versions.oldest = id;
-            if versions.current.contains_key(key.as_bytes()) {
+            let before = versions.newest.get(key.as_bytes()).and_then(|row| revisions.get(*row));
+            if before.is_none_or(|before| *before < revision) {
+                versions.take(key.as_bytes().into(), revisions.len());
+            } else {
+                versions.counts.push(false);
+            }
+            revisions.push(revision);
+        }
+        versions.revision = revisions.iter().copied().max().unwrap_or_default();
+        versions.next = revisions.iter().position(|revision| *revision == versions.revision).map_or(0, |row| row + 1);
+
+        let mut all = self.connection.prepare("SELECT key, value FROM versions ORDER BY id").map_err(failed)?;
+        let mut rows = all.query([]).map_err(failed)?;
+        for counts in &versions.counts {
+            let Some(row) = rows.next().map_err(failed)? else { break };
+            if !counts {
                 continue;
             }
-            versions.current.insert(key.as_bytes().into(), id);
+            let (Some(key), Some(value)) = (text(row, 0), text(row, 1)) else { return Err(no_text()) };
             each(decode(key, value).map_err(|error| match error {
                 Unreadable::Newer(found) => newer(&self.database, found),
                 Unreadable::Damaged(what) => damaged(&self.database, &what),
             })?);
         }
-        versions.oldest = versions.oldest.max(1);
         Ok(())
     }
 }
 
 impl Versions {
-    /// The id of the oldest row that stays when so many are appended: at most two go for each that comes, so that no
-    /// commit takes much longer than another.
-    fn keep_from(&self, appended: usize) -> i64 {
-        let rows = usize::try_from(self.newest - self.oldest + 1).unwrap_or_default();
-        let spare = rows.saturating_sub(self.current.len());
-        let surplus = spare.saturating_sub(self.current.len().max(SPARE));
-        let trimmed = if surplus < TRIMMED { 0 } else { surplus.min(TRIMMED.max(2 * appended)) };
-        self.oldest + i64::try_from(trimmed).unwrap_or_default()
+    /// The rows into which so many documents go: new ones while few are there that do not count, then those.
+    fn rows(&self, documents: usize) -> Vec<usize> {
+        let there = self.counts.len();
+        let wanted = self.newest.len() + self.newest.len().max(SPARE);
+        let overwritten = documents.saturating_sub(wanted.saturating_sub(there));
+        let old = (self.next..there).chain(0..self.next).filter(|row| self.counts.get(*row) == Some(&false));
+        old.take(overwritten).chain(there..).take(documents).collect()
     }
-}
 
-/// Removes the rows before `keep_from`, and returns those that were appended again for it: they still count.
-fn trim(transaction: &Transaction<'_>, versions: &Versions, keep_from: i64) -> rusqlite::Result<Vec<Row>> {
-    let mut moved = Vec::new();
-    if keep_from > versions.oldest {
-        let mut oldest = transaction.prepare_cached("SELECT id, key FROM versions WHERE id < ?1 ORDER BY id")?;
-        let mut rows = oldest.query([keep_from])?;
-        while let Some(row) = rows.next()? {
-            let id = row.get(0)?;
-            let key = row.get_ref(1)?.as_bytes()?;
-            if versions.current.get(key) == Some(&id) {
-                moved.push((Box::from(key), id));
-            }
+    /// Notes that a row holds the newest document under a key.
+    fn take(&mut self, key: Box<[u8]>, row: usize) {
+        let before = self.newest.insert(key, row);
+        if let Some(counts) = before.and_then(|row| self.counts.get_mut(row)) {
+            *counts = false;
         }
-        let mut again = transaction
-            .prepare_cached("INSERT INTO versions (key, value) SELECT key, value FROM versions WHERE id = ?1")?;
-        for (_, id) in &mut moved {
-            *id = again.insert([*id])?;
+        match self.counts.get_mut(row) {
+            Some(counts) => *counts = true,
+            None => self.counts.push(true),
         }
-        transaction.prepare_cached("DELETE FROM versions WHERE id < ?1")?.execute([keep_from])?;
     }
-    Ok(moved)
-}
-
-/// Appends records, and returns their keys with the ids of their rows.
-fn append(transaction: &Transaction<'_>, records: &[Record]) -> rusqlite::Result<Vec<Row>> {
-    let unwritable = |error| rusqlite::Error::ToSqlConversionFailure(Box::new(error));
-    let mut statement = transaction.prepare_cached("INSERT INTO versions (key, value) VALUES (?1, ?2)")?;
-    let mut appended = Vec::with_capacity(records.len());
-    let (mut key, mut value) = (Vec::new(), Vec::new());
-    for record in records {
-        key.clear();
-        value.clear();
-        write_key(record, &mut key).map_err(unwritable)?;
-        write_document(record, &mut value).map_err(unwritable)?;
-        let id = statement.insert([&key, &value].map(|text| ToSqlOutput::Borrowed(ValueRef::Text(text))))?;
-        appended.push((key.as_slice().into(), id));
-    }
-    Ok(appended)
 }
 
 impl Store for Sqlite {
@@ -198,16 +176,13 @@ impl Store for Sqlite {
     }
 
     fn commit(&mut self, records: &[Record]) -> Result<(), StoreError> {
-        let failed = Self::engine("commit");
-        let keep_from = self.versions.keep_from(records.len());
-        let transaction = self.connection.transaction().map_err(&failed)?;
-        let moved = trim(&transaction, &self.versions, keep_from).map_err(&failed)?;
-        let appended = append(&transaction, records).map_err(&failed)?;
-        transaction.commit().map_err(&failed)?;
-        self.versions.oldest = keep_from;
-        for (key, id) in moved.into_iter().chain(appended) {
-            self.versions.newest = id;
-            self.versions.current.insert(key, id);
+        let rows = self.versions.rows(records.len());
+        let revision = self.versions.revision + 1;
+        let keys = write(&mut self.connection, records, &rows, revision).map_err(Self::engine("commit"))?;
+        self.versions.revision = revision;
+        for (key, row) in keys.into_iter().zip(rows) {
+            self.versions.next = row + 1;
+            self.versions.take(key, row);
         }
         Ok(())
     }
@@ -217,7 +192,7 @@ impl Store for Sqlite {
         let transaction = self.connection.transaction().map_err(&failed)?;
         transaction
             .execute_batch(
-                "INSERT INTO versions (key, value) VALUES ('probe', ''); \
+                "INSERT INTO versions (revision, key, value) VALUES (0, 'probe', ''); \
                  DELETE FROM versions WHERE id = last_insert_rowid();",
             )
             .map_err(&failed)?;
@@ -228,6 +203,39 @@ impl Store for Sqlite {
         let failed = |source| StoreError::Folder { path: self.database.clone(), source };
         Ok(fs::metadata(&self.database).map_err(failed)?.len() + log_bytes(&self.database))
     }
+}
+
+/// Writes records into rows, all or none, and returns their keys.
+fn write(
+    connection: &mut Connection,
+    records: &[Record],
+    rows: &[usize],
+    revision: i64,
+) -> rusqlite::Result<Vec<Box<[u8]>>> {
+    let unwritable = |error| rusqlite::Error::ToSqlConversionFailure(Box::new(error));
+    let transaction = connection.transaction()?;
+    let mut statement = transaction
+        .prepare_cached("INSERT OR REPLACE INTO versions (id, revision, key, value) VALUES (?1, ?2, ?3, ?4)")?;
+    let mut keys = Vec::with_capacity(records.len());
+    let (mut key, mut value) = (Vec::new(), Vec::new());
+    for (record, row) in records.iter().zip(rows) {
+        key.clear();
+        value.clear();
+        write_key(record, &mut key).map_err(unwritable)?;
+        write_document(record, &mut value).map_err(unwritable)?;
+        let [key_text, value_text] = [&key, &value].map(|text| ToSqlOutput::Borrowed(ValueRef::Text(text)));
+        let id = i64::try_from(row + 1).map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
+        statement.execute((id, revision, key_text, value_text))?;
+        keys.push(key.as_slice().into());
+    }
+    drop(statement);
+    transaction.commit()?;
+    Ok(keys)
+}
+
+/// A column as text, where it is.
+fn text<'a>(row: &'a Row<'_>, column: usize) -> Option<&'a str> {
+    row.get_ref(column).ok().and_then(|value| value.as_str().ok())
 }
 
 /// The size of the write-ahead log beside a database.
@@ -265,8 +273,8 @@ fn create(folder: &Path, database: &Path) -> Result<(), StoreError> {
     connection
         .execute_batch(&format!(
             "PRAGMA page_size = {PAGE_SIZE}; PRAGMA synchronous = FULL; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT}; \
-             CREATE TABLE versions (id INTEGER PRIMARY KEY, key TEXT NOT NULL, value TEXT NOT NULL); \
-             CREATE VIEW documents AS SELECT key, value, max(id) AS id FROM versions GROUP BY key;"
+             CREATE TABLE versions (id INTEGER PRIMARY KEY, revision INTEGER NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL); \
+             CREATE VIEW documents AS SELECT key, value, max(revision) AS revision FROM versions GROUP BY key;"
         ))
         .map_err(&failed)?;
     connection.close().map_err(|(_, error)| failed(error))?;

@@ -75,33 +75,40 @@ fn what_was_seen_before_a_restart_is_a_duplicate_after_it() {
 }
 
 #[test]
-fn old_versions_go_and_what_still_counts_stays() {
-    let folder = tempfile::tempdir().unwrap();
-    let exporter = Exporter::start(folder.path(), &[]);
-    assert_eq!(post(&exporter, &batch(0, "1666", 100)).json()["applied"], 100);
-    for time in 0..8 {
-        assert_eq!(post(&exporter, &batch(time, "1555", 1000)).json()["applied"], 1000);
-    }
-    let mut page = kept(&exporter);
-    let mut exporter = exporter.kill_and_restart();
-    assert_eq!(kept(&exporter), page);
-    // It goes on where it ended.
-    for time in 8..12 {
-        assert_eq!(post(&exporter, &batch(time, "1555", 1000)).json()["applied"], 1000);
-        page = kept(&exporter);
-        exporter = exporter.kill_and_restart();
+fn what_no_longer_counts_is_overwritten_and_what_does_stays() {
+    // Of a small fleet 1024 rows need not count, of a larger one as many as do.
+    for (numbers, rounds) in [(500, 12), (3000, 6)] {
+        let folder = tempfile::tempdir().unwrap();
+        let exporter = Exporter::start(folder.path(), &[]);
+        assert_eq!(post(&exporter, &batch(0, "1666", 100)).json()["applied"], 100);
+        let reader =
+            || Connection::open_with_flags(folder.path().join(DATABASE), OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
+        let number = |statement: &str| reader().query_row(statement, [], |row| row.get::<_, i64>(0)).unwrap();
+        let quiet = "SELECT sum(id) FROM versions WHERE key LIKE '%\"1666%'";
+        let rows_of_the_quiet = number(quiet);
+        for time in 0..rounds {
+            if time == rounds / 2 {
+                // They overwrite, and are not to be overwritten.
+                assert_eq!(post(&exporter, &batch(0, "1777", 100)).json()["applied"], 100);
+            }
+            assert_eq!(post(&exporter, &batch(time, "1555", numbers)).json()["applied"], numbers);
+        }
+        let mut page = kept(&exporter);
+        let mut exporter = exporter.kill_and_restart();
         assert_eq!(kept(&exporter), page);
-    }
+        // It goes on where it ended.
+        for time in rounds..rounds + 4 {
+            assert_eq!(post(&exporter, &batch(time, "1555", numbers)).json()["applied"], numbers);
+            page = kept(&exporter);
+            exporter = exporter.kill_and_restart();
+            assert_eq!(kept(&exporter), page);
+        }
 
-    let reader = Connection::open_with_flags(folder.path().join(DATABASE), OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
-    let number = |statement: &str| reader.query_row(statement, [], |row| row.get::<_, i64>(0)).unwrap();
-    let documents = number("SELECT count(*) FROM documents WHERE key LIKE '[\"number\"%'");
-    assert_eq!(documents, 1100);
-    // 2048 that do not count, and what the last commit left.
-    let versions = number("SELECT count(*) FROM versions");
-    assert!((3000..=5000).contains(&versions), "{versions} versions of {documents} documents");
-    let moved = number("SELECT min(id) FROM documents WHERE key LIKE '%\"1666%'");
-    assert!(moved > 2000, "nothing was appended again");
+        assert_eq!(number("SELECT count(*) FROM documents WHERE key LIKE '[\"number\"%'"), numbers as i64 + 200);
+        let documents = number("SELECT count(*) FROM documents");
+        assert_eq!(number("SELECT count(*) FROM versions"), documents + documents.max(1024));
+        assert_eq!(number(quiet), rows_of_the_quiet, "what was not sent again was written again");
+    }
 }
 
 // The folder
@@ -203,20 +210,21 @@ fn a_damaged_document_is_refused_and_left_as_it_is() {
         ("another JSON", "UPDATE versions SET value = '{\"version\":1,\"record\":7}'"),
         ("no version", "UPDATE versions SET value = '{}'"),
         ("a blob", "UPDATE versions SET value = x'00'"),
+        ("a revision that is no number", "UPDATE versions SET revision = 'one'"),
         (
             "an unknown key",
-            "INSERT INTO versions (key, value) VALUES ('[\"galaxy\",\"meta\"]', '{\"version\":1,\"record\":{}}')",
+            "INSERT INTO versions (revision, key, value) VALUES (1, '[\"galaxy\",\"meta\"]', '{\"version\":1,\"record\":{}}')",
         ),
         (
             "a key that is no list",
-            "INSERT INTO versions (key, value) VALUES ('galaxy', '{\"version\":1,\"record\":{}}')",
+            "INSERT INTO versions (revision, key, value) VALUES (1, 'galaxy', '{\"version\":1,\"record\":{}}')",
         ),
         (
             "half a delivery that was seen",
             "UPDATE versions SET value = replace(value, '\"seen\":\"', '\"seen\":\"AAAA')",
         ),
         ("seen deliveries that are none", "UPDATE versions SET value = replace(value, '\"seen\":\"', '\"seen\":\"?')"),
-        ("a format that was never released", "PRAGMA user_version = 1"),
+        ("a format that was never released", "PRAGMA user_version = 2"),
         ("an unknown provider", "UPDATE versions SET key = replace(key, 'meta', 'mate')"),
     ] {
         let folder = changed(statement);
@@ -236,12 +244,13 @@ fn a_newer_database_is_refused_and_left_as_it_is() {
         (
             "one document",
             "UPDATE versions SET value = replace(value, '\"version\":1,', '\"version\":7,') \
-             WHERE id = (SELECT max(id) FROM documents)",
+             WHERE id = (SELECT max(id) FROM versions)",
             7,
         ),
         (
             "one document of a shape unknown today",
-            "UPDATE versions SET value = '{\"version\":7,\"new\":[]}' WHERE id = (SELECT min(id) FROM documents)",
+            "UPDATE versions SET value = '{\"version\":7,\"new\":[]}' \
+             WHERE revision = (SELECT max(revision) FROM versions)",
             7,
         ),
     ] {

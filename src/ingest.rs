@@ -125,10 +125,17 @@ impl Ingest {
     /// # Errors
     ///
     /// Nothing of the delivery was applied; [`IngestError`] says why.
-    pub async fn submit(&self, provider: &'static str, parsed: Parsed) -> Result<Tally, IngestError> {
+    pub fn submit(
+        &self,
+        provider: &'static str,
+        parsed: Parsed,
+    ) -> impl Future<Output = Result<Tally, IngestError>> + use<> {
         let (done, answer) = oneshot::channel();
-        self.0.try_send(Job { provider, parsed, done }).map_err(|_| IngestError::Busy)?;
-        answer.await.unwrap_or(Err(IngestError::Storage))
+        let queued = self.0.try_send(Job { provider, parsed, done }).map_err(|_| IngestError::Busy);
+        async move {
+            queued?;
+            answer.await.unwrap_or(Err(IngestError::Storage))
+        }
     }
 }
 

@@ -134,14 +134,14 @@ async fn scrapes(times: usize) {
     }
     let telemetry = Arc::new(Telemetry::new().expect("telemetry"));
     let (ingest, ..) = ingest::channel(fold, Nowhere, Arc::clone(&telemetry), false);
-    let web = Web::new("/metrics".into(), table, Arc::new(OnceLock::from(ingest)), telemetry, 40);
+    let web = Arc::new(Web::new("/metrics".into(), table, Arc::new(OnceLock::from(ingest)), telemetry, 40));
     for _ in 0..times {
         let request = Request::get("/metrics")
             .header("accept-encoding", "gzip")
             .header("accept", "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5")
             .body(Full::new(Bytes::new()))
             .expect("a request");
-        let answer = web.handle(request).await;
+        let answer = Arc::clone(&web).handle(request).await;
         assert_eq!(answer.status(), StatusCode::OK);
         answer.into_body().collect().await.expect("a page");
     }

@@ -80,7 +80,7 @@ impl Bodies {
             // Nearly always it is there with the head, and needs no timer.
             match poll_fn(|context| Poll::Ready(whole.as_mut().poll(context))).await {
                 Poll::Ready(result) => result,
-                Poll::Pending => timeout(BODY_TIMEOUT, whole).await.unwrap_or(Err(BodyError::Slow)),
+                Poll::Pending => Box::pin(timeout(BODY_TIMEOUT, whole)).await.unwrap_or(Err(BodyError::Slow)),
             }
         };
         if matches!(result, Err(BodyError::TooLarge | BodyError::Busy)) {
@@ -102,5 +102,5 @@ pub(super) async fn discard(body: impl Body<Data = Bytes> + Send) {
             }
         }
     };
-    let _ = timeout(BODY_TIMEOUT, rest).await;
+    let _ = Box::pin(timeout(BODY_TIMEOUT, rest)).await;
 }

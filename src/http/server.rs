@@ -41,7 +41,7 @@ pub trait Handler: Send + Sync + 'static {
     const SMALL_ANSWERS: bool;
 
     /// Answers one.
-    fn handle<B>(&self, request: Request<B>) -> impl Future<Output = Answer> + Send
+    fn handle<B>(self: Arc<Self>, request: Request<B>) -> impl Future<Output = Answer> + Send
     where
         B: Body<Data = Bytes> + Send;
 }
@@ -152,9 +152,9 @@ async fn connection<H: Handler>(
     // Without it a small answer may wait for the peer's acknowledgement.
     let _ = stream.set_nodelay(true);
     let service = service_fn(|request| {
-        let handler = Arc::clone(&handler);
         let busy = work.begin();
-        async move { Ok::<_, Infallible>(handler.handle(request).await.map(|body| body.keeps_busy(busy))) }
+        let answer = Arc::clone(&handler).handle(request);
+        async move { Ok::<_, Infallible>(answer.await.map(|body| body.keeps_busy(busy))) }
     });
     let connection = http1::Builder::new()
         .max_buf_size(MAX_HEAD)

@@ -141,7 +141,7 @@ impl Web {
 impl Handler for Web {
     const SMALL_ANSWERS: bool = false;
 
-    async fn handle<B>(&self, request: Request<B>) -> Answer
+    async fn handle<B>(self: Arc<Self>, request: Request<B>) -> Answer
     where
         B: Body<Data = Bytes> + Send,
     {

@@ -18,13 +18,13 @@ use tracing::{info, warn};
 
 use super::{
     Answer, Gate, Handler, PLAIN, answer,
-    auth::Denied,
+    auth::{Denied, Proof},
     body::{Bodies, BodyError, discard},
     error, json, method_not_allowed, not_found,
 };
 use crate::{
-    ingest::{Ingest, IngestError},
-    providers::{Auth, Delivery},
+    ingest::{Ingest, IngestError, Tally},
+    providers::{Auth, Delivery, Parsed},
     telemetry::{LogLine, LogLines, ProviderMetrics, Telemetry},
 };
 
@@ -46,63 +46,67 @@ impl Webhooks {
         Self { gates, ingest, telemetry, bodies: Bodies::default(), log_lines: LogLines::default() }
     }
 
-    async fn respond<B: Body<Data = Bytes> + Send>(
+    /// Reads a delivery that is authentic; or else says what to answer.
+    async fn receive<B: Body<Data = Bytes> + Send>(
         &self,
         gate: &Gate,
         metrics: &ProviderMetrics,
-        head: Parts,
+        head: &Parts,
         body: B,
-    ) -> Answer {
-        let provider = gate.provider;
-        let (_, path_token) = target(head.uri.path());
-        let query = head.uri.query().unwrap_or_default();
-        if !gate.is_on() || path_token.is_some() && !gate.takes_token() {
-            discard(body).await;
-            return self.rejected(gate, StatusCode::NOT_FOUND, &"nothing is served at this path");
-        }
-        if provider.auth() == Auth::Signature && head.method == Method::GET {
-            return self.handshake(gate, metrics, query);
-        }
-        if !provider.methods().contains(&head.method) {
-            discard(body).await;
-            let handshake = (provider.auth() == Auth::Signature).then_some("GET");
-            let methods = provider.methods().iter().map(Method::as_str);
-            self.log_rejected(gate, StatusCode::METHOD_NOT_ALLOWED, &"wrong method");
-            return method_not_allowed(&handshake.into_iter().chain(methods).collect::<Vec<_>>());
-        }
-        let proof = match gate.check(&head.headers, path_token) {
+    ) -> Result<Parsed, Box<Answer>> {
+        let proof = match self.admit(gate, metrics, head) {
             Ok(proof) => proof,
-            Err(denied) => {
+            Err(answer) => {
                 discard(body).await;
-                return self.unauthorized(gate, metrics, denied);
+                return Err(answer);
             }
         };
         let body = match self.bodies.read(body).await {
             Ok(body) => body,
-            Err(reason) => return self.rejected(gate, status_of(reason), &reason),
+            Err(reason) => return Err(self.rejected(gate, status_of(reason), &reason)),
         };
-        if let Err(denied) = gate.verify(&proof, &body) {
-            return self.unauthorized(gate, metrics, denied);
+        gate.verify(&proof, &body).map_err(|denied| self.unauthorized(gate, metrics, denied))?;
+        let query = head.uri.query().unwrap_or_default();
+        let delivery = Delivery { method: &head.method, query, body: &body };
+        gate.provider.parse(&delivery).map_err(|reason| self.rejected(gate, StatusCode::BAD_REQUEST, &reason))
+    }
+
+    /// Says what the body has still to prove, or what to answer without reading it.
+    fn admit(&self, gate: &Gate, metrics: &ProviderMetrics, head: &Parts) -> Result<Proof, Box<Answer>> {
+        let provider = gate.provider;
+        let (_, path_token) = target(head.uri.path());
+        if !gate.is_on() || path_token.is_some() && !gate.takes_token() {
+            return Err(self.rejected(gate, StatusCode::NOT_FOUND, &"nothing is served at this path"));
         }
-        let parsed = match provider.parse(&Delivery { method: &head.method, query, body: &body }) {
-            Ok(parsed) => parsed,
-            Err(reason) => return self.rejected(gate, StatusCode::BAD_REQUEST, &reason),
-        };
-        // The buffer that holds them is not needed while the answer is waited for.
-        drop((head, body));
-        let Some(ingest) = self.ingest.get() else {
-            return self.rejected(gate, StatusCode::SERVICE_UNAVAILABLE, &"the stored state is still being loaded");
-        };
-        match ingest.submit(provider.name(), parsed).await {
-            Ok(tally) => json(StatusCode::OK, &tally),
-            Err(reason @ (IngestError::Busy | IngestError::Storage)) => {
-                self.rejected(gate, StatusCode::SERVICE_UNAVAILABLE, &reason)
+        if provider.auth() == Auth::Signature && head.method == Method::GET {
+            return Err(self.handshake(gate, metrics, head.uri.query().unwrap_or_default()));
+        }
+        if !provider.methods().contains(&head.method) {
+            let handshake = (provider.auth() == Auth::Signature).then_some("GET");
+            let methods = provider.methods().iter().map(Method::as_str);
+            self.log_rejected(gate, StatusCode::METHOD_NOT_ALLOWED, &"wrong method");
+            return Err(Box::new(method_not_allowed(&handshake.into_iter().chain(methods).collect::<Vec<_>>())));
+        }
+        gate.check(&head.headers, path_token).map_err(|denied| self.unauthorized(gate, metrics, denied))
+    }
+
+    /// Hands what was read to the writer; or else says what to answer.
+    fn submit(
+        &self,
+        gate: &Gate,
+        parsed: Parsed,
+    ) -> Result<impl Future<Output = Result<Tally, IngestError>> + use<>, Box<Answer>> {
+        match self.ingest.get() {
+            Some(ingest) => Ok(ingest.submit(gate.provider.name(), parsed)),
+            None => {
+                let reason = "the stored state is still being loaded";
+                Err(self.rejected(gate, StatusCode::SERVICE_UNAVAILABLE, &reason))
             }
         }
     }
 
     /// Meta's "Verification Requests": proves to Meta that this endpoint is the app's.
-    fn handshake(&self, gate: &Gate, metrics: &ProviderMetrics, query: &str) -> Answer {
+    fn handshake(&self, gate: &Gate, metrics: &ProviderMetrics, query: &str) -> Box<Answer> {
         let pairs: Vec<(Cow<'_, str>, Cow<'_, str>)> = serde_urlencoded::from_str(query).unwrap_or_default();
         let value = |name| pairs.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_ref());
         let token = value("hub.verify_token").unwrap_or_default();
@@ -121,14 +125,14 @@ impl Webhooks {
         match value("hub.challenge") {
             Some(challenge) => {
                 info!(provider = gate.provider.name(), "webhook handshake answered");
-                answer(StatusCode::OK, PLAIN, challenge.to_owned())
+                Box::new(answer(StatusCode::OK, PLAIN, challenge.to_owned()))
             }
             None => self.rejected(gate, StatusCode::BAD_REQUEST, &"the handshake has no challenge"),
         }
     }
 
     /// The same bytes for every reason; the log has the reason.
-    fn unauthorized(&self, gate: &Gate, metrics: &ProviderMetrics, denied: Denied) -> Answer {
+    fn unauthorized(&self, gate: &Gate, metrics: &ProviderMetrics, denied: Denied) -> Box<Answer> {
         match denied {
             Denied::Missing | Denied::Forwarded => metrics.auth_missing.inc(),
             Denied::Wrong => metrics.auth_wrong.inc(),
@@ -136,16 +140,16 @@ impl Webhooks {
         self.log_rejected(gate, StatusCode::UNAUTHORIZED, &denied.as_str());
         let mut answer = error(StatusCode::UNAUTHORIZED, "the signature or token is missing or wrong");
         answer.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-        answer
+        Box::new(answer)
     }
 
-    fn rejected(&self, gate: &Gate, status: StatusCode, reason: &dyn fmt::Display) -> Answer {
+    fn rejected(&self, gate: &Gate, status: StatusCode, reason: &dyn fmt::Display) -> Box<Answer> {
         self.log_rejected(gate, status, reason);
         let mut answer = error(status, &reason.to_string());
         if status == StatusCode::SERVICE_UNAVAILABLE {
             answer.headers_mut().insert(RETRY_AFTER, RETRY_SECONDS);
         }
-        answer
+        Box::new(answer)
     }
 
     fn log_rejected(&self, gate: &Gate, status: StatusCode, reason: &dyn fmt::Display) {
@@ -158,24 +162,37 @@ impl Webhooks {
 impl Handler for Webhooks {
     const SMALL_ANSWERS: bool = true;
 
-    async fn handle<B>(&self, request: Request<B>) -> Answer
+    fn handle<B>(self: Arc<Self>, request: Request<B>) -> impl Future<Output = Answer> + Send
     where
         B: Body<Data = Bytes> + Send,
     {
         let began = Instant::now();
         let (head, body) = request.into_parts();
-        let (name, _) = target(head.uri.path());
-        let gate = self.gates.iter().find(|gate| gate.provider.name() == name);
-        let Some((gate, metrics)) = gate.and_then(|gate| Some((gate, self.telemetry.provider(name)?))) else {
-            discard(body).await;
-            let answer = not_found();
-            self.telemetry.answered(None, answer.status().as_u16());
-            return answer;
-        };
-        let answer = self.respond(gate, metrics, head, body).await;
-        metrics.duration.observe(began.elapsed().as_secs_f64());
-        self.telemetry.answered(Some(metrics), answer.status().as_u16());
-        answer
+        async move {
+            let (name, _) = target(head.uri.path());
+            let gate = self.gates.iter().find(|gate| gate.provider.name() == name);
+            let Some((gate, metrics)) = gate.and_then(|gate| Some((gate, self.telemetry.provider(name)?))) else {
+                discard(body).await;
+                let answer = not_found();
+                self.telemetry.answered(None, answer.status().as_u16());
+                return answer;
+            };
+            let received = self.receive(gate, metrics, &head, body).await;
+            // The buffer that holds it is not needed while the answer is waited for.
+            drop(head);
+            let answer = match received.and_then(|parsed| self.submit(gate, parsed)) {
+                Ok(stored) => match stored.await {
+                    Ok(tally) => json(StatusCode::OK, &tally),
+                    Err(reason @ (IngestError::Busy | IngestError::Storage)) => {
+                        *self.rejected(gate, StatusCode::SERVICE_UNAVAILABLE, &reason)
+                    }
+                },
+                Err(answer) => *answer,
+            };
+            metrics.duration.observe(began.elapsed().as_secs_f64());
+            self.telemetry.answered(Some(metrics), answer.status().as_u16());
+            answer
+        }
     }
 }
 

@@ -85,7 +85,7 @@ struct Answers;
 impl Handler for Answers {
     const SMALL_ANSWERS: bool = false;
 
-    async fn handle<B: Body<Data = Bytes> + Send>(&self, request: Request<B>) -> Answer {
+    async fn handle<B: Body<Data = Bytes> + Send>(self: Arc<Self>, request: Request<B>) -> Answer {
         match request.uri().path() {
             "/slow" => sleep(Duration::from_secs(60)).await,
             "/large" => return Answer::new(Pieces::from(vec![Bytes::from(vec![b'x'; 1 << 20]); LARGE >> 20])),

@@ -10,6 +10,9 @@ use whatsapp_quality_exporter::{
     run, telemetry,
 };
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let config = match Config::read(env::args_os()) {
         Ok(config) => config,

@@ -11,6 +11,10 @@ mod webhooks;
 
 use std::{env, fs, net::TcpListener};
 
+/// As in the exporter.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() {
     let arguments: Vec<String> = env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {

@@ -23,7 +23,7 @@ mod webhook;
 use bytes::Bytes;
 use hyper::{
     HeaderMap, Response, StatusCode,
-    header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS},
+    header::{ALLOW, AsHeaderName, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS},
 };
 use serde::Serialize;
 
@@ -77,6 +77,6 @@ fn method_not_allowed(allowed: &[&str]) -> Answer {
     answer
 }
 
-fn header(headers: &HeaderMap, name: impl Into<HeaderName>) -> Option<&[u8]> {
-    headers.get(name.into()).map(HeaderValue::as_bytes)
+fn header(headers: &HeaderMap, name: impl AsHeaderName) -> Option<&[u8]> {
+    headers.get(name).map(HeaderValue::as_bytes)
 }

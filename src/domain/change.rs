@@ -84,7 +84,8 @@ impl Identity {
         // One digest of one text is quicker than a digest fed in parts.
         let mut text = Vec::with_capacity(256);
         for part in parts {
-            text.extend_from_slice(&(part.len() as u64).to_be_bytes());
+            // No body has parts of 4 GiB.
+            text.extend_from_slice(&(part.len() as u32).to_be_bytes());
             text.extend_from_slice(part);
         }
         let hash = digest::digest(&digest::SHA256, &text);
@@ -94,11 +95,6 @@ impl Identity {
     /// The hash.
     pub const fn as_bytes(&self) -> &[u8; 8] {
         &self.0
-    }
-
-    /// A hash that was made before.
-    pub const fn from_bytes(bytes: [u8; 8]) -> Self {
-        Self(bytes)
     }
 }
 

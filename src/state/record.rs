@@ -226,7 +226,7 @@ impl<'de> Deserialize<'de> for Counts {
 
 /// The last deliveries that could be told apart, oldest first.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Seen(Vec<Identity>);
+pub struct Seen(Vec<[u8; 8]>);
 
 impl Seen {
     /// How far back a repetition is noticed.
@@ -234,7 +234,7 @@ impl Seen {
 
     /// Whether a delivery was seen before; what has no identity never was.
     pub(super) fn contains(&self, identity: Option<Identity>) -> bool {
-        identity.is_some_and(|identity| self.0.contains(&identity))
+        identity.is_some_and(|identity| self.0.contains(identity.as_bytes()))
     }
 
     /// Remembers a delivery, and forgets the oldest beyond the window.
@@ -243,15 +243,14 @@ impl Seen {
         if self.0.len() >= Self::WINDOW {
             self.0.remove(0);
         }
-        self.0.push(identity);
+        self.0.push(*identity.as_bytes());
     }
 }
 
 /// The bytes of all of them in base64: most of a document are these, and with them most of what a webhook writes.
 impl Serialize for Seen {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let bytes: Vec<[u8; 8]> = self.0.iter().map(|identity| *identity.as_bytes()).collect();
-        serializer.serialize_str(&STANDARD.encode(bytes.as_flattened()))
+        serializer.serialize_str(&STANDARD.encode(self.0.as_flattened()))
     }
 }
 
@@ -260,7 +259,7 @@ impl<'de> Deserialize<'de> for Seen {
         let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
         let bytes = STANDARD.decode(text.as_bytes()).map_err(de::Error::custom)?;
         match bytes.as_chunks() {
-            (identities, []) => Ok(Self(identities.iter().copied().map(Identity::from_bytes).collect())),
+            (identities, []) => Ok(Self(identities.to_vec())),
             _ => Err(de::Error::custom("not a whole number of identities")),
         }
     }

@@ -314,15 +314,16 @@ impl<S: Store + 'static> Writer<S> {
             warn!(provider, changes = parsed.invalid, %reason, left_out, "invalid changes in a webhook");
         }
         for (change, outcome) in parsed.changes.iter().zip(outcomes) {
-            if *outcome == Outcome::Duplicate {
-                continue;
-            }
+            let applied = match outcome {
+                Outcome::Duplicate => continue,
+                Outcome::Applied(applied) => Some((applied, "applied")),
+                Outcome::Stale(applied) => Some((applied, "stale")),
+                Outcome::Refused => None,
+            };
             let Some(line) = self.log_lines.admit(now) else { continue };
-            match outcome {
-                Outcome::Applied(applied) => self.log_change(change, applied, "applied", line),
-                Outcome::Stale(applied) => self.log_change(change, applied, "stale", line),
-                Outcome::Duplicate => {}
-                Outcome::Refused => warn!(
+            match applied {
+                Some((applied, outcome)) => self.log_change(change, applied, outcome, line),
+                None => warn!(
                     provider,
                     waba_id = change.account.waba_id.as_str(),
                     left_out = line.left_out,

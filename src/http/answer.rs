@@ -1,5 +1,4 @@
 use std::{
-    collections::VecDeque,
     convert::Infallible,
     pin::Pin,
     task::{Context, Poll},
@@ -7,15 +6,15 @@ use std::{
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
+use smallvec::{SmallVec, smallvec};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::server::Busy;
 
 /// A body in pieces, sent as they are; its length is known.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Pieces {
-    first: Option<Bytes>,
-    rest: VecDeque<Bytes>,
+    pieces: smallvec::IntoIter<[Bytes; 1]>,
     left: u64,
     /// Held until the peer has it all, or is gone.
     _place: Option<OwnedSemaphorePermit>,
@@ -23,6 +22,11 @@ pub struct Pieces {
 }
 
 impl Pieces {
+    fn new(pieces: SmallVec<[Bytes; 1]>) -> Self {
+        let left = pieces.iter().map(|piece| piece.len() as u64).sum();
+        Self { pieces: pieces.into_iter(), left, _place: None, _busy: None }
+    }
+
     /// A body that keeps a place until it is sent.
     pub(super) fn with_place(pieces: Vec<Bytes>, place: OwnedSemaphorePermit) -> Self {
         Self { _place: Some(place), ..Self::from(pieces) }
@@ -36,13 +40,13 @@ impl Pieces {
 
 impl From<Vec<Bytes>> for Pieces {
     fn from(pieces: Vec<Bytes>) -> Self {
-        Self { left: pieces.iter().map(|piece| piece.len() as u64).sum(), rest: pieces.into(), ..Self::default() }
+        Self::new(pieces.into())
     }
 }
 
 impl From<Bytes> for Pieces {
     fn from(body: Bytes) -> Self {
-        Self { left: body.len() as u64, first: Some(body), ..Self::default() }
+        Self::new(smallvec![body])
     }
 }
 
@@ -51,7 +55,7 @@ impl Body for Pieces {
     type Error = Infallible;
 
     fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let piece = self.first.take().or_else(|| self.rest.pop_front());
+        let piece = self.pieces.next();
         self.left -= piece.as_ref().map_or(0, |piece| piece.len() as u64);
         Poll::Ready(piece.map(|piece| Ok(Frame::data(piece))))
     }

@@ -1,4 +1,5 @@
 use std::{
+    error::Error,
     fs::{self, File, TryLockError},
     io,
     path::{Path, PathBuf},
@@ -99,6 +100,8 @@ impl Sqlite {
     fn read(&mut self, each: &mut dyn FnMut(Record)) -> Result<(), StoreError> {
         let failed = |error| unreadable(&self.database, error);
         let no_text = || damaged(&self.database, "a row is not a revision and two texts");
+        // Where a page stands in the place of another, all can be read and some are missing.
+        let missing = || damaged(&self.database, "documents are missing");
         let versions = &mut self.versions;
         let mut revisions = Vec::new();
         let mut all = self.connection.prepare("SELECT id, revision, key FROM versions ORDER BY id").map_err(failed)?;
@@ -107,8 +110,7 @@ impl Sqlite {
             let id: i64 = row.get(0).map_err(failed)?;
             let (Ok(revision), Some(key)) = (row.get(1), text(row, 2)) else { return Err(no_text()) };
             if usize::try_from(id) != Ok(revisions.len() + 1) {
-                // Where a page stands in the place of another, all can be read and some are missing.
-                return Err(damaged(&self.database, "documents are missing"));
+                return Err(missing());
             }
             let before = versions.newest.get(key.as_bytes()).and_then(|row| revisions.get(*row));
             if before.is_none_or(|before| *before < revision) {
@@ -124,7 +126,7 @@ impl Sqlite {
         let mut all = self.connection.prepare("SELECT key, value FROM versions ORDER BY id").map_err(failed)?;
         let mut rows = all.query([]).map_err(failed)?;
         for counts in &versions.counts {
-            let Some(row) = rows.next().map_err(failed)? else { break };
+            let row = rows.next().map_err(failed)?.ok_or_else(missing)?;
             if !counts {
                 continue;
             }
@@ -155,7 +157,10 @@ impl Versions {
             *counts = false;
         }
         match self.counts.get_mut(row) {
-            Some(counts) => *counts = true,
+            Some(counts) => {
+                *counts = true;
+                self.next = row + 1;
+            }
             None => self.counts.push(true),
         }
     }
@@ -181,7 +186,6 @@ impl Store for Sqlite {
         let keys = write(&mut self.connection, records, &rows, revision).map_err(Self::engine("commit"))?;
         self.versions.revision = revision;
         for (key, row) in keys.into_iter().zip(rows) {
-            self.versions.next = row + 1;
             self.versions.take(key, row);
         }
         Ok(())
@@ -212,7 +216,6 @@ fn write(
     rows: &[usize],
     revision: i64,
 ) -> rusqlite::Result<Vec<Box<[u8]>>> {
-    let unwritable = |error| rusqlite::Error::ToSqlConversionFailure(Box::new(error));
     let transaction = connection.transaction()?;
     let mut statement = transaction
         .prepare_cached("INSERT OR REPLACE INTO versions (id, revision, key, value) VALUES (?1, ?2, ?3, ?4)")?;
@@ -224,13 +227,17 @@ fn write(
         write_key(record, &mut key).map_err(unwritable)?;
         write_document(record, &mut value).map_err(unwritable)?;
         let [key_text, value_text] = [&key, &value].map(|text| ToSqlOutput::Borrowed(ValueRef::Text(text)));
-        let id = i64::try_from(row + 1).map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
+        let id = i64::try_from(row + 1).map_err(unwritable)?;
         statement.execute((id, revision, key_text, value_text))?;
         keys.push(key.as_slice().into());
     }
     drop(statement);
     transaction.commit()?;
     Ok(keys)
+}
+
+fn unwritable(error: impl Error + Send + Sync + 'static) -> rusqlite::Error {
+    rusqlite::Error::ToSqlConversionFailure(Box::new(error))
 }
 
 /// A column as text, where it is.

@@ -30,16 +30,21 @@ pub struct Sqlite {
 
 /// What is in the table `versions`, as of the last commit. Its ids count from 1 and have no gaps; here they count
 /// from 0.
+///
+/// Each commit has a revision, and its rows have the total of the revisions of all rows that count after it. Where a
+/// page is an older one than the rest, a document that counts is missing or older, and the total is not met.
 #[derive(Debug, Default)]
 struct Versions {
-    /// Whether a row holds the newest document under its key.
-    counts: Vec<bool>,
+    /// The revision of a row that holds the newest document under its key; 0 of a row that does not count.
+    counting: Vec<i64>,
     /// The row that holds the newest document, for each key.
     newest: HashMap<Box<[u8]>, usize>,
     /// Where the next row that does not count is looked for.
     next: usize,
     /// The newest revision.
     revision: i64,
+    /// The total of `counting`.
+    total: i64,
 }
 
 const DATABASE: &str = "whatsapp-quality-exporter.db";
@@ -99,38 +104,46 @@ impl Sqlite {
 
     fn read(&mut self, each: &mut dyn FnMut(Record)) -> Result<(), StoreError> {
         let failed = |error| unreadable(&self.database, error);
-        let no_text = || damaged(&self.database, "a row is not a revision and two texts");
-        // Where a page stands in the place of another, all can be read and some are missing.
+        let malformed = || damaged(&self.database, "a row is not of its types");
+        // Where a page stands in the place of another, or is an older one, all can be read and some are missing.
         let missing = || damaged(&self.database, "documents are missing");
         let versions = &mut self.versions;
-        let mut revisions = Vec::new();
-        let mut all = self.connection.prepare("SELECT id, revision, key FROM versions ORDER BY id").map_err(failed)?;
+        let mut expected = 0;
+        let mut all =
+            self.connection.prepare("SELECT id, revision, total, key FROM versions ORDER BY id").map_err(failed)?;
         let mut rows = all.query([]).map_err(failed)?;
         while let Some(row) = rows.next().map_err(failed)? {
             let id: i64 = row.get(0).map_err(failed)?;
-            let (Ok(revision), Some(key)) = (row.get(1), text(row, 2)) else { return Err(no_text()) };
-            if usize::try_from(id) != Ok(revisions.len() + 1) {
+            let (Ok(revision), Ok(total), Some(key)) = (row.get(1), row.get(2), text(row, 3)) else {
+                return Err(malformed());
+            };
+            let row = versions.counting.len();
+            if usize::try_from(id) != Ok(row + 1) {
                 return Err(missing());
             }
-            let before = versions.newest.get(key.as_bytes()).and_then(|row| revisions.get(*row));
-            if before.is_none_or(|before| *before < revision) {
-                versions.take(key.as_bytes().into(), revisions.len());
+            if revision > versions.revision_of(key.as_bytes()) {
+                versions.take(key.as_bytes().into(), row, revision);
             } else {
-                versions.counts.push(false);
+                versions.counting.push(0);
             }
-            revisions.push(revision);
+            if revision > versions.revision {
+                versions.revision = revision;
+                versions.next = row + 1;
+                expected = total;
+            }
         }
-        versions.revision = revisions.iter().copied().max().unwrap_or_default();
-        versions.next = revisions.iter().position(|revision| *revision == versions.revision).map_or(0, |row| row + 1);
+        if versions.total != expected {
+            return Err(missing());
+        }
 
         let mut all = self.connection.prepare("SELECT key, value FROM versions ORDER BY id").map_err(failed)?;
         let mut rows = all.query([]).map_err(failed)?;
-        for counts in &versions.counts {
+        for revision in &versions.counting {
             let row = rows.next().map_err(failed)?.ok_or_else(missing)?;
-            if !counts {
+            if *revision == 0 {
                 continue;
             }
-            let (Some(key), Some(value)) = (text(row, 0), text(row, 1)) else { return Err(no_text()) };
+            let (Some(key), Some(value)) = (text(row, 0), text(row, 1)) else { return Err(malformed()) };
             each(decode(key, value).map_err(|error| match error {
                 Unreadable::Newer(found) => newer(&self.database, found),
                 Unreadable::Damaged(what) => damaged(&self.database, &what),
@@ -143,25 +156,32 @@ impl Sqlite {
 impl Versions {
     /// The rows into which so many documents go: new ones while few are there that do not count, then those.
     fn rows(&self, documents: usize) -> Vec<usize> {
-        let there = self.counts.len();
+        let there = self.counting.len();
         let wanted = self.newest.len() + self.newest.len().max(SPARE);
         let overwritten = documents.saturating_sub(wanted.saturating_sub(there));
-        let old = (self.next..there).chain(0..self.next).filter(|row| self.counts.get(*row) == Some(&false));
+        let old = (self.next..there).chain(0..self.next).filter(|row| self.counting.get(*row) == Some(&0));
         old.take(overwritten).chain(there..).take(documents).collect()
     }
 
+    /// The revision of the newest document under a key; 0 where there is none.
+    fn revision_of(&self, key: &[u8]) -> i64 {
+        self.newest.get(key).and_then(|row| self.counting.get(*row)).copied().unwrap_or_default()
+    }
+
     /// Notes that a row holds the newest document under a key.
-    fn take(&mut self, key: Box<[u8]>, row: usize) {
+    fn take(&mut self, key: Box<[u8]>, row: usize, revision: i64) {
+        // Of a damaged database it may overflow.
+        self.total = self.total.wrapping_add(revision).wrapping_sub(self.revision_of(&key));
         let before = self.newest.insert(key, row);
-        if let Some(counts) = before.and_then(|row| self.counts.get_mut(row)) {
-            *counts = false;
+        if let Some(counting) = before.and_then(|row| self.counting.get_mut(row)) {
+            *counting = 0;
         }
-        match self.counts.get_mut(row) {
-            Some(counts) => {
-                *counts = true;
+        match self.counting.get_mut(row) {
+            Some(counting) => {
+                *counting = revision;
                 self.next = row + 1;
             }
-            None => self.counts.push(true),
+            None => self.counting.push(revision),
         }
     }
 }
@@ -181,12 +201,17 @@ impl Store for Sqlite {
     }
 
     fn commit(&mut self, records: &[Record]) -> Result<(), StoreError> {
+        let failed = Self::engine("commit");
         let rows = self.versions.rows(records.len());
+        let keys = records.iter().map(key_of).collect::<Result<Vec<_>, _>>().map_err(&failed)?;
         let revision = self.versions.revision + 1;
-        let keys = write(&mut self.connection, records, &rows, revision).map_err(Self::engine("commit"))?;
+        let total =
+            keys.iter().fold(self.versions.total, |total, key| total + revision - self.versions.revision_of(key));
+        let placed = keys.iter().zip(records).zip(&rows).map(|((key, record), row)| (*row, &**key, record));
+        write(&mut self.connection, placed, revision, total).map_err(&failed)?;
         self.versions.revision = revision;
         for (key, row) in keys.into_iter().zip(rows) {
-            self.versions.take(key, row);
+            self.versions.take(key, row, revision);
         }
         Ok(())
     }
@@ -196,7 +221,7 @@ impl Store for Sqlite {
         let transaction = self.connection.transaction().map_err(&failed)?;
         transaction
             .execute_batch(
-                "INSERT INTO versions (revision, key, value) VALUES (0, 'probe', ''); \
+                "INSERT INTO versions (revision, total, key, value) VALUES (0, 0, 'probe', ''); \
                  DELETE FROM versions WHERE id = last_insert_rowid();",
             )
             .map_err(&failed)?;
@@ -209,31 +234,33 @@ impl Store for Sqlite {
     }
 }
 
-/// Writes records into rows, all or none, and returns their keys.
-fn write(
+/// Writes records with their keys into rows, all or none.
+fn write<'a>(
     connection: &mut Connection,
-    records: &[Record],
-    rows: &[usize],
+    placed: impl Iterator<Item = (usize, &'a [u8], &'a Record)>,
     revision: i64,
-) -> rusqlite::Result<Vec<Box<[u8]>>> {
+    total: i64,
+) -> rusqlite::Result<()> {
     let transaction = connection.transaction()?;
-    let mut statement = transaction
-        .prepare_cached("INSERT OR REPLACE INTO versions (id, revision, key, value) VALUES (?1, ?2, ?3, ?4)")?;
-    let mut keys = Vec::with_capacity(records.len());
-    let (mut key, mut value) = (Vec::new(), Vec::new());
-    for (record, row) in records.iter().zip(rows) {
-        key.clear();
+    let mut statement = transaction.prepare_cached(
+        "INSERT OR REPLACE INTO versions (id, revision, total, key, value) VALUES (?1, ?2, ?3, ?4, ?5)",
+    )?;
+    let mut value = Vec::new();
+    for (row, key, record) in placed {
         value.clear();
-        write_key(record, &mut key).map_err(unwritable)?;
         write_document(record, &mut value).map_err(unwritable)?;
-        let [key_text, value_text] = [&key, &value].map(|text| ToSqlOutput::Borrowed(ValueRef::Text(text)));
         let id = i64::try_from(row + 1).map_err(unwritable)?;
-        statement.execute((id, revision, key_text, value_text))?;
-        keys.push(key.as_slice().into());
+        let [key, value] = [key, &value].map(|text| ToSqlOutput::Borrowed(ValueRef::Text(text)));
+        statement.execute((id, revision, total, key, value))?;
     }
     drop(statement);
-    transaction.commit()?;
-    Ok(keys)
+    transaction.commit()
+}
+
+fn key_of(record: &Record) -> rusqlite::Result<Box<[u8]>> {
+    let mut key = Vec::with_capacity(64);
+    write_key(record, &mut key).map_err(unwritable)?;
+    Ok(key.into())
 }
 
 fn unwritable(error: impl Error + Send + Sync + 'static) -> rusqlite::Error {
@@ -280,7 +307,7 @@ fn create(folder: &Path, database: &Path) -> Result<(), StoreError> {
     connection
         .execute_batch(&format!(
             "PRAGMA page_size = {PAGE_SIZE}; PRAGMA synchronous = FULL; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT}; \
-             CREATE TABLE versions (id INTEGER PRIMARY KEY, revision INTEGER NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL); \
+             CREATE TABLE versions (id INTEGER PRIMARY KEY, revision INTEGER NOT NULL, total INTEGER NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL); \
              CREATE VIEW documents AS SELECT key, value, max(revision) AS revision FROM versions GROUP BY key;"
         ))
         .map_err(&failed)?;

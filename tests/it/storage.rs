@@ -204,6 +204,39 @@ fn a_damaged_database_is_refused_and_left_as_it_is() {
 }
 
 #[test]
+fn an_older_page_among_newer_ones_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut exporter = Exporter::start(folder.path(), &[]);
+    // Often enough that documents grow no more and overwrite others.
+    for time in 0..36 {
+        assert_eq!(post(&exporter, &batch(time, "1555", 500)).json()["applied"], 500);
+    }
+    exporter.end("TERM");
+    let database = folder.path().join(DATABASE);
+    let older = fs::read(&database).unwrap();
+    let mut exporter = exporter.start_again();
+    assert_eq!(post(&exporter, &batch(36, "1555", 500)).json()["applied"], 500);
+    exporter.end("TERM");
+    let newer = fs::read(&database).unwrap();
+    assert_eq!(newer.len(), older.len(), "pages were added");
+
+    let pages = (0..newer.len() / 4096).map(|page| page * 4096..(page + 1) * 4096);
+    let with_documents = |page: &std::ops::Range<usize>| older[page.start] == 0x0d && newer[page.start] == 0x0d;
+    let mut tried = 0;
+    for page in pages.filter(|page| with_documents(page) && older[page.clone()] != newer[page.clone()]) {
+        let mut mixed = newer.clone();
+        mixed[page.clone()].copy_from_slice(&older[page.clone()]);
+        fs::write(&database, &mixed).unwrap();
+        let sentence = refused(folder.path());
+        assert!(sentence.contains("documents are missing"), "page {}: {sentence}", page.start / 4096);
+        tried += 1;
+    }
+    assert!(tried > 20, "{tried} pages");
+    fs::write(&database, &newer).unwrap();
+    assert_eq!(events(&exporter.start_again()), 18_500.0);
+}
+
+#[test]
 fn a_damaged_document_is_refused_and_left_as_it_is() {
     for (what, statement) in [
         ("no JSON", "UPDATE versions SET value = substr(value, 2)"),
@@ -211,13 +244,19 @@ fn a_damaged_document_is_refused_and_left_as_it_is() {
         ("no version", "UPDATE versions SET value = '{}'"),
         ("a blob", "UPDATE versions SET value = x'00'"),
         ("a revision that is no number", "UPDATE versions SET revision = 'one'"),
+        ("a revision after which there is none", "UPDATE versions SET revision = 9223372036854775807 WHERE id = 1"),
+        ("a total that is no number", "UPDATE versions SET total = x'00'"),
+        ("another total", "UPDATE versions SET total = total - 1"),
+        ("one document twice", "UPDATE versions SET key = (SELECT max(key) FROM versions)"),
         (
             "an unknown key",
-            "INSERT INTO versions (revision, key, value) VALUES (1, '[\"galaxy\",\"meta\"]', '{\"version\":1,\"record\":{}}')",
+            "INSERT INTO versions (revision, total, key, value) SELECT max(revision) + 1, max(total) + max(revision) + 1, \
+             '[\"galaxy\",\"meta\"]', '{\"version\":1,\"record\":{}}' FROM versions",
         ),
         (
             "a key that is no list",
-            "INSERT INTO versions (revision, key, value) VALUES (1, 'galaxy', '{\"version\":1,\"record\":{}}')",
+            "INSERT INTO versions (revision, total, key, value) SELECT max(revision) + 1, max(total) + max(revision) + 1, \
+             'galaxy', '{\"version\":1,\"record\":{}}' FROM versions",
         ),
         (
             "half a delivery that was seen",

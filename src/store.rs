@@ -131,8 +131,8 @@ enum Unreadable {
     Damaged(String),
 }
 
-/// Appends the document's key: a JSON list, for a phone number may hold any separator.
-fn write_key(record: &Record, text: &mut Vec<u8>) -> serde_json::Result<()> {
+/// The document's key: a JSON list, for a phone number may hold any separator.
+fn key_of(record: &Record) -> serde_json::Result<Vec<u8>> {
     let parts: &[&str] = match record {
         Record::Number(key, _) => {
             &["number", key.account.provider, key.account.waba_id.as_str(), key.phone_number.as_str()]
@@ -140,7 +140,7 @@ fn write_key(record: &Record, text: &mut Vec<u8>) -> serde_json::Result<()> {
         Record::Account(key, _) => &["account", key.provider, key.waba_id.as_str()],
         Record::Provider(provider, _) => &["provider", provider],
     };
-    serde_json::to_writer(text, parts)
+    serde_json::to_vec(parts)
 }
 
 /// Appends the document.

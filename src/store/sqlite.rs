@@ -13,7 +13,7 @@ use rusqlite::{
     types::{ToSqlOutput, ValueRef},
 };
 
-use super::{Record, Store, StoreError, Unreadable, decode, write_document, write_key};
+use super::{Record, Store, StoreError, Unreadable, decode, key_of, write_document};
 
 /// The embedded storage: one SQLite database in WAL mode, one fsync or more a commit.
 ///
@@ -203,7 +203,8 @@ impl Store for Sqlite {
     fn commit(&mut self, records: &[Record]) -> Result<(), StoreError> {
         let failed = Self::engine("commit");
         let rows = self.versions.rows(records.len());
-        let keys = records.iter().map(key_of).collect::<Result<Vec<_>, _>>().map_err(&failed)?;
+        let key = |record| key_of(record).map(Vec::into_boxed_slice).map_err(unwritable);
+        let keys = records.iter().map(key).collect::<Result<Vec<_>, _>>().map_err(&failed)?;
         let revision = self.versions.revision + 1;
         let total =
             keys.iter().fold(self.versions.total, |total, key| total + revision - self.versions.revision_of(key));
@@ -255,12 +256,6 @@ fn write<'a>(
     }
     drop(statement);
     transaction.commit()
-}
-
-fn key_of(record: &Record) -> rusqlite::Result<Box<[u8]>> {
-    let mut key = Vec::with_capacity(64);
-    write_key(record, &mut key).map_err(unwritable)?;
-    Ok(key.into())
 }
 
 fn unwritable(error: impl Error + Send + Sync + 'static) -> rusqlite::Error {
@@ -352,5 +347,33 @@ fn unreadable(database: &Path, error: rusqlite::Error) -> StoreError {
     match error.sqlite_error_code() {
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => damaged(database, &error.to_string()),
         _ => StoreError::Engine { operation: "open", source: error },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_that_do_not_count_are_overwritten_in_turn() {
+        let mut versions = Versions::default();
+        let mut commit = |keys: &[&str]| {
+            let rows = versions.rows(keys.len());
+            for (key, row) in keys.iter().zip(&rows) {
+                versions.take(key.as_bytes().into(), *row, 1);
+            }
+            rows
+        };
+        assert_eq!(commit(&["quiet", "busy"]), [0, 1]);
+        let rows = 2 + SPARE;
+        let written: Vec<_> = (2..3 * rows).flat_map(|_| commit(&["busy"])).collect();
+        let without_the_quiet: Vec<_> =
+            (2..rows).chain(1..rows).chain(1..rows).chain(1..rows).take(written.len()).collect();
+        assert_eq!(written, without_the_quiet);
+        // What is new makes room for as much again, and the search goes on where it was.
+        let next = written.last().unwrap() + 1;
+        assert_eq!(commit(&["new"]), [next]);
+        assert_eq!(commit(&["busy"]), [rows]);
+        assert_eq!(commit(&["busy"]), [next + 1]);
     }
 }

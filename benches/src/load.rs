@@ -135,7 +135,7 @@ pub fn signature(body: &str) -> String {
 
 /// A webhook as Meta sends it, with what else it has in it, to 350 bytes.
 pub fn webhook(number: usize, time: u64) -> String {
-    let event = if time % 2 == 0 { "FLAGGED" } else { "UNFLAGGED" };
+    let event = if time.is_multiple_of(2) { "FLAGGED" } else { "UNFLAGGED" };
     let mut body = format!(
         r#"{{"object":"whatsapp_business_account","entry":[{{"id":"10229013{:07}","time":{time},"changes":[{{"value":{{"display_phone_number":"1555{number:07}","event":"{event}","current_limit":"TIER_10K","old_limit":"TIER_10K","more":""#,
         number / 20

@@ -11,6 +11,8 @@ mod webhooks;
 
 use std::{env, fs, net::TcpListener};
 
+use limit::Stage;
+
 /// As in the exporter.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -19,7 +21,9 @@ fn main() {
     let arguments: Vec<String> = env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["serve", "bare", address] => limit::bare(bind(address)),
-        ["serve", "memory", address] => limit::memory(bind(address)),
+        ["serve", "verify", address] => limit::memory(bind(address), Stage::Verify),
+        ["serve", "parse", address] => limit::memory(bind(address), Stage::Parse),
+        ["serve", "fold", address] => limit::memory(bind(address), Stage::Fold),
         ["serve", "fixed", address, file] => limit::fixed(bind(address), fs::read(file).expect("a file"), false),
         ["serve", "fixed-gzip", address, file] => limit::fixed(bind(address), fs::read(file).expect("a file"), true),
         [] => {

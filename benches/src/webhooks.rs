@@ -8,17 +8,19 @@ use crate::{
     table::{Figure, Page},
 };
 
-const ROUNDS: usize = 15;
-const TIME: Duration = Duration::from_millis(700);
+const ROUNDS: usize = 25;
+const TIME: Duration = Duration::from_millis(500);
 const NUMBERS: usize = 1000;
 /// More than any of them answers in that time.
-const REQUESTS: usize = 160_000;
+const REQUESTS: usize = 120_000;
 
 pub fn measure(page: &mut Page) {
     let folder = tempfile::tempdir_in("../target").expect("a folder");
     let servers = [
         ("bare hyper, body read, 200, nothing else", Server::limit("bare", None)),
-        ("verify, parse and fold, in memory", Server::limit("memory", None)),
+        ("verify, in memory", Server::limit("verify", None)),
+        ("verify and parse, in memory", Server::limit("parse", None)),
+        ("verify, parse and fold, in memory", Server::limit("fold", None)),
         ("**the exporter: the same, and on disk before the 200**", Server::exporter(folder.path())),
         ("Pushgateway, no consistency check, nothing on disk", Server::pushgateway()),
     ];
@@ -43,7 +45,7 @@ pub fn measure(page: &mut Page) {
             &format!("Webhooks of 350 bytes on {connections} connections"),
             &["", "a second, median", "by bare hyper", "by Pushgateway", "p99 by bare hyper's"],
         );
-        let [bare, .., push] = rates.as_slice() else { unreachable!("four servers") };
+        let [bare, .., push] = rates.as_slice() else { unreachable!("several servers") };
         for ((name, _), (rate, p99)) in servers.iter().zip(rates.iter().zip(&p99s)) {
             page.row(&[
                 name,

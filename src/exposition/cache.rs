@@ -3,9 +3,10 @@
 //! Shards are kept in groups, a group's samples of one family in one piece of memory: small enough to be put together
 //! anew when a shard of it changes, large enough to be sent as it is.
 
-use std::{fmt, mem};
+use std::{fmt, hash::BuildHasher, mem};
 
 use bytes::Bytes;
+use hashbrown::DefaultHashBuilder;
 
 use super::{
     Ask, Encoding, Family, Part, Pieces,
@@ -47,6 +48,8 @@ struct Kept {
     families: Vec<KeptFamily>,
     /// The number of the page that was last made of it.
     used: u64,
+    /// Tells texts apart; keyed anew by each process, so that nobody can find two that are one to it.
+    hasher: DefaultHashBuilder,
 }
 
 #[derive(Default)]
@@ -68,8 +71,11 @@ struct Block {
 struct Member {
     /// Where its bytes end in the block's.
     end: u32,
-    /// Of its text. A shard that was rendered again is encoded again only where this differs.
+    /// Of its text.
     check: Check,
+    /// Of its text. A shard that was rendered again is encoded again only where this differs; the check, which
+    /// anybody can compute, is not to be trusted with that.
+    hash: u64,
 }
 
 impl<K, V> Default for Sheet<K, V> {
@@ -130,12 +136,12 @@ impl Kept {
                 render::<K, V>(&subjects, &mut texts);
                 fresh.resize_with(K::FAMILIES.len(), || (0..MEMBERS).map(|_| None).collect());
                 for ((text, family), fresh) in texts.iter().zip(&self.families).zip(&mut fresh) {
-                    let check = Check::of(text);
+                    let hash = self.hasher.hash_one(text);
                     let as_before = family.groups.get(group).and_then(|block| block.members.get(member));
-                    if as_before.is_none_or(|before| before.check != check)
+                    if as_before.is_none_or(|before| before.hash != hash)
                         && let Some(place) = fresh.get_mut(member)
                     {
-                        *place = Some(Encoded::new(text, check, encoding, deflater));
+                        *place = Some(Encoded::new(text, hash, encoding, deflater));
                     }
                 }
             }
@@ -171,16 +177,17 @@ fn render<K: Subject<Known = V>, V: 'static>(subjects: &[(K, std::sync::Arc<V>)]
 struct Encoded {
     bytes: Vec<u8>,
     check: Check,
+    hash: u64,
 }
 
 impl Encoded {
-    fn new(text: &[u8], check: Check, encoding: Encoding, deflater: &mut Deflater) -> Self {
+    fn new(text: &[u8], hash: u64, encoding: Encoding, deflater: &mut Deflater) -> Self {
         let mut bytes = Vec::new();
         match encoding {
             Encoding::Plain => bytes.extend_from_slice(text),
             Encoding::Gzip => deflater.deflate(text, &mut bytes),
         }
-        Self { bytes, check }
+        Self { bytes, check: Check::of(text), hash }
     }
 }
 
@@ -189,17 +196,20 @@ impl Block {
     fn with(&self, fresh: &[Option<Encoded>]) -> Self {
         let members = || {
             fresh.iter().enumerate().map(|(member, fresh)| match fresh {
-                Some(encoded) => (encoded.bytes.as_slice(), encoded.check),
-                None => (self.slice(member), self.members.get(member).map_or(Check::default(), |known| known.check)),
+                Some(encoded) => (encoded.bytes.as_slice(), encoded.check, encoded.hash),
+                None => {
+                    let known = self.members.get(member).copied().unwrap_or_default();
+                    (self.slice(member), known.check, known.hash)
+                }
             })
         };
         // To the byte, so that nothing is copied when it becomes immutable.
-        let mut bytes = Vec::with_capacity(members().map(|(bytes, _)| bytes.len()).sum());
+        let mut bytes = Vec::with_capacity(members().map(|(bytes, ..)| bytes.len()).sum());
         let mut check = Check::default();
-        let members = members().map(|(of_member, of_text)| {
+        let members = members().map(|(of_member, of_text, hash)| {
             bytes.extend_from_slice(of_member);
             check = check.and(of_text);
-            Member { end: u32::try_from(bytes.len()).unwrap_or(u32::MAX), check: of_text }
+            Member { end: u32::try_from(bytes.len()).unwrap_or(u32::MAX), check: of_text, hash }
         });
         let members = members.collect();
         Self { bytes: bytes.into(), members, check }

@@ -157,6 +157,25 @@ fn what_is_not_asked_for_any_more_is_given_up_and_made_again() {
 }
 
 #[test]
+fn a_change_that_keeps_length_and_crc_is_seen() {
+    // "1742570190" and "1759395325" have one CRC-32, and so has every text that differs in them alone.
+    let webhook = |time: u64| json!({"entry": [{"id": "1", "time": time, "changes": [change(1)]}]}).to_string();
+    for ask in asks() {
+        let mut memory = Memory::default();
+        let mut kept = Exposition::new(Arc::clone(&memory.table));
+        let mut last_event = |time: u64| {
+            memory.deliver(provider("meta"), &post(webhook(time).as_bytes()), at(NEW_YEAR)).unwrap();
+            let page = kept.page(ask, &[]).to_vec();
+            let page = String::from_utf8(if ask.encoding == Encoding::Gzip { gunzip(&page) } else { page }).unwrap();
+            let line = page.lines().find(|line| line.starts_with("whatsapp_phone_number_last_event")).unwrap();
+            line.rsplit_once(' ').unwrap().1.to_owned()
+        };
+        assert_eq!(last_event(1_742_570_190), "1742570190");
+        assert_eq!(last_event(1_759_395_325), "1759395325");
+    }
+}
+
+#[test]
 fn the_answer_says_what_it_is() {
     let folder = tempfile::tempdir().unwrap();
     let exporter = hostile(folder.path());

@@ -14,7 +14,10 @@ use std::{
 use smol_str::{SmolStr, ToSmolStr};
 use tokio::{
     runtime,
-    sync::{mpsc, oneshot},
+    sync::{
+        mpsc::{self, error::TrySendError},
+        oneshot,
+    },
     time::sleep,
 };
 use tracing::{error, info, warn};
@@ -131,7 +134,11 @@ impl Ingest {
         parsed: Parsed,
     ) -> impl Future<Output = Result<Tally, IngestError>> + use<> {
         let (done, answer) = oneshot::channel();
-        let queued = self.0.try_send(Job { provider, parsed, done }).map_err(|_| IngestError::Busy);
+        let queued = self.0.try_send(Job { provider, parsed, done }).map_err(|error| match error {
+            TrySendError::Full(_) => IngestError::Busy,
+            // The writer has ended.
+            TrySendError::Closed(_) => IngestError::Storage,
+        });
         async move {
             queued?;
             answer.await.unwrap_or(Err(IngestError::Storage))
@@ -227,7 +234,7 @@ impl<S: Store + 'static> Writer<S> {
         let records = draft.records();
         let result = match records.is_empty() {
             true => Ok(()),
-            false => commit(&mut self.store, &records, &self.telemetry),
+            false => commit(&mut self.store, &records, &self.telemetry, &self.log_lines),
         };
         if result.is_ok() {
             draft.publish(&records);
@@ -255,11 +262,28 @@ impl<S: Store + 'static> Writer<S> {
             self.log(provider, parsed, outcomes, logged);
         }
         match result {
-            Err(error) if error.is_fatal() => return Err(error),
-            Err(_) => {}
-            Ok(()) => self.measure(),
+            Err(error) if error.is_fatal() => Err(error),
+            Err(_) => Ok(()),
+            Ok(()) => {
+                self.measure();
+                self.checkpoint()
+            }
         }
-        Ok(())
+    }
+
+    /// Has the storage do what nobody waits for.
+    fn checkpoint(&mut self) -> Result<(), StoreError> {
+        match self.store.checkpoint() {
+            Err(error) if error.is_fatal() => Err(error),
+            Err(error) => {
+                self.telemetry.storage.checkpoint_errors.inc();
+                if let Some(LogLine { left_out }) = self.log_lines.admit(Instant::now()) {
+                    warn!(%error, left_out, "the storage takes changes and grows");
+                }
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
     }
 
     /// Counts what was accepted.
@@ -372,7 +396,12 @@ impl<S: Store + 'static> Writer<S> {
     }
 }
 
-fn commit<S: Store>(store: &mut S, records: &[Record], telemetry: &Telemetry) -> Result<(), StoreError> {
+fn commit<S: Store>(
+    store: &mut S,
+    records: &[Record],
+    telemetry: &Telemetry,
+    log_lines: &LogLines,
+) -> Result<(), StoreError> {
     let metrics = &telemetry.storage;
     let began = Instant::now();
     let result = store.commit(records);
@@ -382,7 +411,9 @@ fn commit<S: Store>(store: &mut S, records: &[Record], telemetry: &Telemetry) ->
         Ok(()) => metrics.last_commit.set(Timestamp::from(SystemTime::now()).as_seconds()),
         Err(error) => {
             metrics.commit_errors.inc();
-            error!(%error, "changes not stored; their senders were answered 503 and will send them again");
+            if let Some(LogLine { left_out }) = log_lines.admit(Instant::now()) {
+                error!(%error, left_out, "changes not stored; their senders are answered 503 and may send them again");
+            }
         }
     }
     result

@@ -10,7 +10,7 @@ use std::{
 };
 
 use tokio::{runtime, sync::watch, task::JoinSet, time::timeout};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::{
     config::{Config, ListenAddress},
@@ -112,21 +112,23 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: impl Future<Out
     let result = match loaded {
         None => Ok(()),
         Some(Err(error)) => Err(error),
-        Some(Ok((fold, store))) => {
+        Some(Ok((fold, store, is_up))) => {
             for (provider, at) in fold.accepted() {
                 if let Some(metrics) = telemetry.provider(provider) {
                     telemetry.accepted(metrics, at);
                 }
             }
             telemetry.phone_numbers.set(i64::try_from(table.phone_numbers_len()).unwrap_or(i64::MAX));
-            telemetry.storage.up.set(1);
+            telemetry.storage.up.set(is_up.into());
             let (ingest, writer, answers) =
                 ingest::channel(fold, store, Arc::clone(&telemetry), config.log_phone_numbers);
             let mut writer = writer.start()?;
             tokio::spawn(answers.give());
             // Nobody else sets it.
             let _ = entrance.set(ingest);
-            info!(phone_numbers = table.phone_numbers_len(), "ready");
+            if is_up {
+                info!(phone_numbers = table.phone_numbers_len(), "ready");
+            }
             let failed = tokio::select! {
                 result = writer.ended() => Some(result),
                 () = shutdown => None,
@@ -163,16 +165,24 @@ fn announce(gates: &[Gate]) {
     }
 }
 
-async fn load(config: &Config, table: Arc<Table>) -> Result<(Fold, Sqlite), RunError> {
+/// Loads what is stored; and whether the storage takes commits.
+async fn load(config: &Config, table: Arc<Table>) -> Result<(Fold, Sqlite, bool), RunError> {
     let path = config.storage_path.clone();
     let mut fold = Fold::new(table, config.max_phone_numbers);
     let load = move || {
         let mut store = Sqlite::open(&path)?;
         store.load(&mut |record| fold.restore(record))?;
-        Ok((fold, store))
+        match store.probe() {
+            Ok(()) => Ok((fold, store, true)),
+            Err(error) if error.is_fatal() => Err(error),
+            Err(error) => {
+                error!(%error, "the storage takes no changes; webhooks are answered 503 until it does");
+                Ok((fold, store, false))
+            }
+        }
     };
     match tokio::task::spawn_blocking(load).await {
-        Ok(loaded) => loaded,
+        Ok(loaded) => Ok(loaded?),
         Err(error) => Err(RunError::Defect(error.to_string())),
     }
 }

@@ -19,7 +19,8 @@ use crate::{
 
 /// A storage for records.
 pub trait Store: Send {
-    /// Hands every record to `each`. Called once, before anything else.
+    /// Hands every record to `each`, all of which survive a loss of power when it returns `Ok`. Called once, before
+    /// anything else.
     ///
     /// # Errors
     ///
@@ -39,6 +40,13 @@ pub trait Store: Send {
     ///
     /// As [`Store::commit`].
     fn probe(&mut self) -> Result<(), StoreError>;
+
+    /// Does what no commit need wait for. To be called after each.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::commit`]; what was committed before is stored all the same.
+    fn checkpoint(&mut self) -> Result<(), StoreError>;
 
     /// The size of what is stored, in bytes.
     ///

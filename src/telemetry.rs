@@ -24,7 +24,7 @@ const CODES: [u16; 8] = [200, 400, 401, 404, 405, 408, 413, 503];
 /// What only a handshake is answered.
 const FORBIDDEN: u16 = 403;
 
-const OPERATIONS: [&str; 2] = ["commit", "size"];
+const OPERATIONS: [&str; 3] = ["checkpoint", "commit", "size"];
 
 const REQUEST_SECONDS: [f64; 14] =
     [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0];
@@ -89,7 +89,7 @@ pub struct ChangeMetrics {
 /// What is counted of the storage.
 #[derive(Debug)]
 pub struct StorageMetrics {
-    /// Whether the last commit succeeded.
+    /// Whether the storage took the last commit, or its probe since.
     pub up: IntGauge,
     /// When it did.
     pub last_commit: Gauge,
@@ -97,6 +97,8 @@ pub struct StorageMetrics {
     pub size: IntGauge,
     /// Commits, in seconds.
     pub commit_duration: Histogram,
+    /// Failed attempts to write the log into the database.
+    pub checkpoint_errors: IntCounter,
     /// Failed commits.
     pub commit_errors: IntCounter,
     /// Failed readings of the size.
@@ -196,7 +198,8 @@ impl Telemetry {
             "Failed operations of the storage.",
             &["operation"],
         )?;
-        let [commit_errors, size_errors] = OPERATIONS.map(|operation| storage_errors.with_label_values(&[operation]));
+        let [checkpoint_errors, commit_errors, size_errors] =
+            OPERATIONS.map(|operation| storage_errors.with_label_values(&[operation]));
         let telemetry = Self {
             providers,
             requests,
@@ -231,6 +234,7 @@ impl Telemetry {
                     "Time of a commit, with its fsync.",
                     &REQUEST_SECONDS,
                 )?,
+                checkpoint_errors,
                 commit_errors,
                 size_errors,
             },

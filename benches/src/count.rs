@@ -163,6 +163,10 @@ impl Store for Nowhere {
         Ok(())
     }
 
+    fn checkpoint(&mut self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     fn size_bytes(&self) -> Result<u64, StoreError> {
         Ok(0)
     }

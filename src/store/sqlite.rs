@@ -3,6 +3,10 @@ use std::{
     fs::{self, File, TryLockError},
     io,
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicI32, Ordering},
+    },
     time::Duration,
 };
 
@@ -10,6 +14,7 @@ use hashbrown::HashMap;
 use rusqlite::{
     Connection, ErrorCode, OpenFlags, Row,
     config::DbConfig,
+    hooks::Wal,
     types::{ToSqlOutput, ValueRef},
 };
 
@@ -24,6 +29,8 @@ pub struct Sqlite {
     connection: Connection,
     database: PathBuf,
     versions: Versions,
+    /// Pages in the write-ahead log, as of the last commit.
+    log_pages: Arc<AtomicI32>,
     /// Held, and with it the folder, until the process ends.
     _lock: File,
 }
@@ -53,7 +60,7 @@ const APPLICATION_ID: u32 = 0x5741_5145;
 /// Bytes in a page of the database.
 const PAGE_SIZE: u64 = 4096;
 /// Pages in the write-ahead log before they are written into the database: 32 MiB.
-const CHECKPOINT_PAGES: u32 = 8192;
+const CHECKPOINT_PAGES: i32 = 8192;
 /// The version of the tables; those before were never released.
 const FORMAT: u32 = 3;
 /// Rows that need not count; in a larger fleet as many as do count.
@@ -69,8 +76,7 @@ impl Sqlite {
     pub fn open(folder: &Path) -> Result<Self, StoreError> {
         let in_folder = |source| StoreError::Folder { path: folder.into(), source };
         create_private(folder).map_err(in_folder)?;
-        let lock =
-            File::options().create(true).truncate(false).write(true).open(folder.join("lock")).map_err(in_folder)?;
+        let lock = private_file().create(true).truncate(false).open(folder.join("lock")).map_err(in_folder)?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(StoreError::InUse { path: folder.into() }),
@@ -80,14 +86,23 @@ impl Sqlite {
         let database = folder.join(DATABASE);
         match fs::metadata(&database) {
             Ok(found) if found.len() == 0 => return Err(damaged(&database, "the file is empty")),
-            // SQLite itself may overlook it where the missing bytes are unused ones.
-            Ok(found) if found.len() % PAGE_SIZE != 0 => return Err(damaged(&database, "the file is cut off")),
+            // SQLite itself may overlook it where the missing bytes are unused ones. Where a log is there, the disk may
+            // have been full while the log was written into the database, which it will be again.
+            Ok(found) if found.len() % PAGE_SIZE != 0 && log_bytes(&database) == 0 => {
+                return Err(damaged(&database, "the file is cut off"));
+            }
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => create(folder, &database)?,
             Err(error) => return Err(in_folder(error)),
         }
         let connection = open_existing(&database)?;
-        Ok(Self { connection, database, versions: Versions::default(), _lock: lock })
+        Ok(Self {
+            connection,
+            database,
+            versions: Versions::default(),
+            log_pages: Arc::new(AtomicI32::new(0)),
+            _lock: lock,
+        })
     }
 
     fn engine(operation: &'static str) -> impl Fn(rusqlite::Error) -> StoreError {
@@ -194,10 +209,16 @@ impl Store for Sqlite {
         let failed = Self::engine("open");
         self.connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false).map_err(&failed)?;
         self.connection
-            .execute_batch(&format!(
-                "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES};"
-            ))
-            .map_err(&failed)
+            .execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 0;")
+            .map_err(&failed)?;
+        let log_pages = Arc::clone(&self.log_pages);
+        let hook = move |_: &mut Wal, pages| {
+            log_pages.store(pages, Ordering::Relaxed);
+            Ok(())
+        };
+        self.connection.wal_hook(Some(hook)).map_err(&failed)?;
+        // What a killed process wrote may be nowhere but in the kernel's memory.
+        sync_log(&self.database).map_err(|source| StoreError::Folder { path: self.database.clone(), source })
     }
 
     fn commit(&mut self, records: &[Record]) -> Result<(), StoreError> {
@@ -227,6 +248,16 @@ impl Store for Sqlite {
             )
             .map_err(&failed)?;
         transaction.commit().map_err(&failed)
+    }
+
+    /// Writes the log into the database where it has grown long. SQLite would do so within a commit and say nothing of
+    /// a failure.
+    fn checkpoint(&mut self) -> Result<(), StoreError> {
+        if self.log_pages.load(Ordering::Relaxed) < CHECKPOINT_PAGES {
+            return Ok(());
+        }
+        let failed = Self::engine("write the log into the database");
+        self.connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())).map_err(failed)
     }
 
     fn size_bytes(&self) -> Result<u64, StoreError> {
@@ -267,20 +298,53 @@ fn text<'a>(row: &'a Row<'_>, column: usize) -> Option<&'a str> {
     row.get_ref(column).ok().and_then(|value| value.as_str().ok())
 }
 
-/// The size of the write-ahead log beside a database.
-fn log_bytes(database: &Path) -> u64 {
+/// The write-ahead log beside a database.
+fn log_of(database: &Path) -> PathBuf {
     let mut log = database.as_os_str().to_owned();
     log.push("-wal");
-    fs::metadata(&log).map(|found| found.len()).unwrap_or_default()
+    log.into()
+}
+
+/// The size of the write-ahead log beside a database.
+fn log_bytes(database: &Path) -> u64 {
+    fs::metadata(log_of(database)).map(|found| found.len()).unwrap_or_default()
+}
+
+/// Waits until the disk has the write-ahead log, and that it is there.
+fn sync_log(database: &Path) -> io::Result<()> {
+    match File::open(log_of(database)) {
+        Ok(log) => log.sync_all()?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    sync_folder_of(database)
+}
+
+/// Waits until the disk has the name of a file or a folder.
+fn sync_folder_of(path: &Path) -> io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(folder)?.sync_all()
 }
 
 /// Phone numbers are personal data: what is made here is for this user alone.
 fn create_private(folder: &Path) -> io::Result<()> {
+    let missing: Vec<&Path> =
+        folder.ancestors().filter(|path| !path.as_os_str().is_empty()).take_while(|path| !path.exists()).collect();
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true);
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(folder)
+    builder.create(folder)?;
+    missing.into_iter().try_for_each(sync_folder_of)
+}
+
+/// To make a file that this user alone may read. SQLite gives what it makes beside a database the mode of that.
+fn private_file() -> fs::OpenOptions {
+    let mut options = File::options();
+    options.write(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options
 }
 
 /// Makes a database whole under another name first, so that one that is there is never half made.
@@ -297,6 +361,7 @@ fn create(folder: &Path, database: &Path) -> Result<(), StoreError> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(in_folder(error)),
         _ => {}
     }
+    private_file().create_new(true).open(&unfinished).map_err(in_folder)?;
     let failed = Sqlite::engine("create the tables");
     let connection = Connection::open(&unfinished).map_err(&failed)?;
     connection
@@ -308,7 +373,7 @@ fn create(folder: &Path, database: &Path) -> Result<(), StoreError> {
         .map_err(&failed)?;
     connection.close().map_err(|(_, error)| failed(error))?;
     fs::rename(&unfinished, database).map_err(in_folder)?;
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(in_folder)
+    sync_folder_of(database).map_err(in_folder)
 }
 
 fn open_existing(database: &Path) -> Result<Connection, StoreError> {

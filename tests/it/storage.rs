@@ -5,6 +5,7 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use rusqlite::{Connection, OpenFlags, config::DbConfig};
@@ -119,10 +120,22 @@ fn the_folder_is_made_for_this_user_alone() {
     let storage = folder.path().join("above").join("data");
     let exporter = Exporter::start(&storage, &[]);
     for made in [storage.as_path(), storage.parent().unwrap()] {
-        let mode = fs::metadata(made).unwrap().permissions().mode() & 0o777;
-        assert_eq!(mode, 0o700, "{}: {mode:o}", made.display());
+        assert_eq!(mode(made), 0o700, "{}", made.display());
     }
     drop(exporter);
+}
+
+#[test]
+fn in_a_folder_that_is_open_to_others_the_files_are_not() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let exporter = Exporter::start(folder.path(), &[]);
+    assert_eq!(post(&exporter, &event("15550000001", 1)).status, 200);
+    let made: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|made| made.unwrap().path()).collect();
+    assert!(made.len() >= 4, "{made:?}");
+    for made in made {
+        assert_eq!(mode(&made), 0o600, "{}", made.display());
+    }
 }
 
 #[test]
@@ -484,7 +497,139 @@ fn a_full_disk_promises_nothing_and_loses_nothing() {
     assert_eq!(exporter.value("whatsapp_exporter_phone_numbers", &[]), Some(1001.0));
 }
 
+#[test]
+fn what_a_full_disk_left_half_written_is_no_damage() {
+    let folder = killed();
+    let whole = kept(&Exporter::start(folder.path(), &[]));
+    // As where the log could not be written into the database to its end.
+    let folder = killed();
+    let database = fs::File::options().append(true).open(folder.path().join(DATABASE)).unwrap();
+    database.set_len(database.metadata().unwrap().len() + 1024).unwrap();
+    assert_eq!(kept(&Exporter::start(folder.path(), &[])), whole);
+}
+
+#[test]
+fn who_finds_a_full_disk_is_not_ready() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut exporter = Exporter::start(folder.path(), &[]);
+    assert_eq!(post(&exporter, &event("15550000000", 1)).json()["applied"], 1);
+    // So that the log is the largest of the files.
+    assert_eq!(post(&exporter, &batch(1, "1556", 1000)).json()["applied"], 1000);
+    exporter.end("KILL");
+    let log = fs::metadata(folder.path().join(WAL)).unwrap().len();
+
+    let disk = Disk::new(folder.path());
+    let environment = disk.environment();
+    let environment = environment.each_ref().map(|(name, value)| (*name, value.as_str()));
+    let full = Exporter::start_on_full_disk(folder.path(), log as usize, &environment);
+    wait_for("the exporter to say so", || full.log().contains("the storage takes no changes"));
+    wait_for("the metrics", || full.value("whatsapp_exporter_phone_numbers", &[]) == Some(1001.0));
+    assert_eq!(full.value("whatsapp_exporter_storage_up", &[]), Some(0.0));
+    assert_eq!(full.get("/-/ready").status, 503);
+    assert_put_off(&post(&full, &event("15550000000", 2)));
+    // What is stored may be promised again, once it is certain that a loss of power leaves it there.
+    assert_eq!(post(&full, &event("15550000000", 1)).json()["duplicate"], 1);
+    let synced = disk.synced();
+    for path in [folder.path().join(WAL), folder.path().into()] {
+        assert!(synced.contains(&path), "{} is not among {synced:?}", path.display());
+    }
+    drop(full);
+    let exporter = exporter.start_again();
+    assert_eq!(post(&exporter, &event("15550000000", 2)).json()["applied"], 1);
+}
+
+// A disk that fails
+
+#[test]
+fn after_a_failed_fsync_of_a_commit_nothing_is_promised() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = Disk::new(folder.path());
+    let mut exporter = disk.start();
+    assert_eq!(post(&exporter, &event("15550000000", 1)).json()["applied"], 1);
+    disk.fail(WAL);
+    assert_put_off(&post(&exporter, &event("15550000000", 2)));
+    assert_eq!(exporter.wait().code(), Some(1));
+    assert!(exporter.log().contains("the database failed to commit"), "{}", exporter.log());
+
+    disk.mend();
+    let exporter = exporter.start_again();
+    assert_eq!(post(&exporter, &event("15550000000", 1)).json()["duplicate"], 1);
+    // It was written, and whether it stayed nobody knew; now it is there, once.
+    assert_eq!(post(&exporter, &event("15550000000", 2)).status, 200);
+    assert_eq!(events(&exporter), 2.0);
+}
+
+#[test]
+fn after_a_failed_fsync_of_the_database_the_process_ends_and_what_was_promised_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = Disk::new(folder.path());
+    let mut exporter = disk.start();
+    disk.fail(DATABASE);
+    let mut promised = 0;
+    // The log is written into the database when it is 32 MiB long.
+    let ended = (1..500).any(|time| {
+        let answer = request(exporter.webhook, "POST", "/webhooks/meta", &[], batch(time, "1556", 1000).as_bytes());
+        match answer {
+            Ok(answer) if answer.status == 200 => promised += answer.json()["applied"].as_u64().unwrap(),
+            _ => return true,
+        }
+        false
+    });
+    assert!(ended, "{promised} changes and no end");
+    assert_eq!(exporter.wait().code(), Some(1));
+    assert!(exporter.log().contains("failed to write the log into the database"), "{}", exporter.log());
+
+    disk.mend();
+    assert_eq!(events(&exporter.start_again()), promised as f64);
+}
+
+/// A disk whose fsyncs are watched, and fail where that is wanted.
+struct Disk {
+    storage: PathBuf,
+    /// The library, and the files that it reads and writes.
+    folder: TempDir,
+}
+
+impl Disk {
+    fn new(storage: &Path) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/fsync.c");
+        let mut compiler = Command::new("cc");
+        compiler.args(["-shared", "-fPIC", "-o"]).arg(folder.path().join("fsync.so")).arg(source).arg("-ldl");
+        assert!(compiler.status().unwrap().success(), "cc failed");
+        Self { storage: storage.canonicalize().unwrap(), folder }
+    }
+
+    fn environment(&self) -> [(&'static str, String); 3] {
+        let path = |name| self.folder.path().join(name).into_os_string().into_string().unwrap();
+        [("LD_PRELOAD", path("fsync.so")), ("FSYNC_FAILS", path("fails")), ("FSYNC_LOG", path("log"))]
+    }
+
+    fn start(&self) -> Exporter {
+        let environment = self.environment();
+        Exporter::start_with(&self.storage, &[], &environment.each_ref().map(|(name, value)| (*name, value.as_str())))
+    }
+
+    /// From now on each fsync of this file fails.
+    fn fail(&self, file: &str) {
+        fs::write(self.folder.path().join("fails"), format!("/{file}")).unwrap();
+    }
+
+    fn mend(&self) {
+        fs::remove_file(self.folder.path().join("fails")).unwrap();
+    }
+
+    /// What is on the disk for certain.
+    fn synced(&self) -> Vec<PathBuf> {
+        fs::read_to_string(self.folder.path().join("log")).unwrap().lines().map(PathBuf::from).collect()
+    }
+}
+
 // What these tests share
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
 
 /// The error with which the binary refuses this storage.
 #[track_caller]

@@ -56,12 +56,16 @@ impl Exporter {
     /// As [`Exporter::start`], with variables of the environment.
     pub fn start_with(storage: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
         let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
-        let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        Self::spawn(command(), storage, arguments, environment)
+        Self::spawn(command(), storage, arguments, owned(environment)).ready()
     }
 
     /// As [`Exporter::start`], on a disk that is full where a file reaches `bytes`; started again, it has no limit.
     pub fn start_on_small_disk(storage: &Path, bytes: usize) -> Self {
+        Self::start_on_full_disk(storage, bytes, &[]).ready()
+    }
+
+    /// As [`Exporter::start_on_small_disk`], without waiting until it is ready.
+    pub fn start_on_full_disk(storage: &Path, bytes: usize, environment: &[(&str, &str)]) -> Self {
         let program = command();
         let mut shell = Command::new("sh");
         // The signal would end the process before it sees the error that a full disk gives.
@@ -70,7 +74,7 @@ impl Exporter {
         for (name, _) in program.get_envs() {
             shell.env_remove(name);
         }
-        Self::spawn(shell, storage, vec![], vec![])
+        Self::spawn(shell, storage, vec![], owned(environment))
     }
 
     fn spawn(mut program: Command, storage: &Path, arguments: Vec<String>, environment: Vec<(String, String)>) -> Self {
@@ -108,16 +112,18 @@ impl Exporter {
         // The program says where it listens in that order.
         let (web, webhook) = (address(), address());
         let log_reader = Some(log_reader);
-        let mut exporter =
-            Self { child, log, log_reader, web, webhook, arguments, environment, storage: storage.into() };
+        Self { child, log, log_reader, web, webhook, arguments, environment, storage: storage.into() }
+    }
+
+    fn ready(mut self) -> Self {
         wait_for("the exporter to be ready", || {
-            if exporter.child.try_wait().unwrap().is_some() {
-                exporter.wait();
-                panic!("the exporter ended:\n{}", exporter.log());
+            if self.child.try_wait().unwrap().is_some() {
+                self.wait();
+                panic!("the exporter ended:\n{}", self.log());
             }
-            exporter.get("/-/ready").status == 200
+            self.get("/-/ready").status == 200
         });
-        exporter
+        self
     }
 
     /// Ends the process with SIGKILL and starts it on the same storage.
@@ -128,7 +134,7 @@ impl Exporter {
 
     /// Starts the same process once more; this one must have ended.
     pub fn start_again(&self) -> Self {
-        Self::spawn(command(), &self.storage, self.arguments.clone(), self.environment.clone())
+        Self::spawn(command(), &self.storage, self.arguments.clone(), self.environment.clone()).ready()
     }
 
     /// Sends a signal without waiting.
@@ -260,6 +266,10 @@ impl Answer {
     pub fn json(&self) -> Json {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {:?}", self.text()))
     }
+}
+
+fn owned(environment: &[(&str, &str)]) -> Vec<(String, String)> {
+    environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }
 
 /// The binary, without any variable that would configure it.

@@ -35,6 +35,8 @@ pub struct Draft<'a> {
     accepted: HashMap<&'static str, Timestamp>,
     born: Vec<NumberKey>,
     born_accounts: usize,
+    /// As in [`Members`].
+    dissenting: HashMap<AccountKey, HashSet<PhoneNumber>>,
 }
 
 /// What became of a change.
@@ -46,7 +48,7 @@ pub enum Outcome {
     Stale(Applied),
     /// It was seen before; nothing changed.
     Duplicate,
-    /// It speaks of one number more than there may be; nothing changed.
+    /// It speaks of one number, or account, more than there may be; nothing changed.
     Refused,
 }
 
@@ -84,6 +86,7 @@ impl Fold {
             accepted: HashMap::new(),
             born: Vec::new(),
             born_accounts: 0,
+            dissenting: HashMap::new(),
         }
     }
 
@@ -161,6 +164,9 @@ impl Draft<'_> {
 
     /// Shows what [`Draft::records`] returned, now that it is durable.
     pub fn publish(self, records: &[Record]) {
+        for (account, phone_numbers) in self.dissenting {
+            self.fold.members.entry(account).or_default().dissenting.extend(phone_numbers);
+        }
         for record in records {
             self.fold.publish(record);
         }
@@ -205,7 +211,7 @@ impl Draft<'_> {
         let hint = Hint { old_limit, event: Some(event) };
         match change.limit {
             Some(said) => facts.note(number.limit.say(said.limit(), at, before, hint, received)),
-            None if event == EventKind::Downgrade => facts.note(number.limit.say_fell(at, received)),
+            None if event == EventKind::Downgrade => facts.note(number.limit.say_fell(at, before, hint, received)),
             None => {}
         }
         let applied = Applied { old_limit: before.or(old_limit), new_limit: number.limit.value() };
@@ -294,12 +300,13 @@ impl Draft<'_> {
     fn touched_by(&self, account: &AccountKey, changed: bool) -> Vec<NumberKey> {
         let key =
             |phone_number: &PhoneNumber| NumberKey { account: account.clone(), phone_number: phone_number.clone() };
-        let members = self.fold.members.get(account);
+        let members = self.fold.members.get(account).into_iter();
         if changed {
             let born = self.born.iter().filter(|key| key.account == *account).cloned();
-            members.iter().flat_map(|members| &members.all).map(key).chain(born).collect()
+            members.flat_map(|members| &members.all).map(key).chain(born).collect()
         } else {
-            members.iter().flat_map(|members| &members.dissenting).map(key).collect()
+            let here = self.dissenting.get(account).into_iter().flatten();
+            members.flat_map(|members| &members.dissenting).chain(here).map(key).collect()
         }
     }
 
@@ -318,8 +325,7 @@ impl Draft<'_> {
 
     /// Notes that a number may show another limit than its account.
     fn dissents(&mut self, key: &NumberKey) {
-        let members = self.fold.members.entry(key.account.clone()).or_default();
-        members.dissenting.insert(key.phone_number.clone());
+        self.dissenting.entry(key.account.clone()).or_default().insert(key.phone_number.clone());
     }
 }
 

@@ -156,10 +156,17 @@ impl Limit {
         newer
     }
 
-    /// Records a fall to a limit that was not given. False where a newer limit is known.
-    pub(super) fn say_fell(&mut self, at: Timestamp, received: Timestamp) -> bool {
+    /// Records a fall from `before` to a limit that was not given. False where a newer limit is known.
+    pub(super) fn say_fell(
+        &mut self,
+        at: Timestamp,
+        before: Option<MessagingLimit>,
+        hint: Hint,
+        received: Timestamp,
+    ) -> bool {
         let newer = self.current.is_none_or(|known| known.at <= at);
         if newer {
+            self.previous = before.or(hint.old_limit);
             self.record(Direction::Down, received);
         }
         newer

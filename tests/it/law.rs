@@ -163,6 +163,25 @@ fn an_account_that_repeats_itself_finds_the_number_that_did_not_follow_it() {
     }
 }
 
+#[test]
+fn a_draft_that_is_dropped_leaves_nothing_behind() {
+    let said = [account("TIER_2K".into()), number("TIER_250".into()), account("TIER_1K".into())];
+    let mut memory = Memory::default();
+    for first in 0..said.len() {
+        let before = format!("{:?}", memory.fold);
+        let mut draft = memory.fold.draft();
+        said.iter().enumerate().skip(first).for_each(|(index, said)| {
+            for change in said.changes(index) {
+                draft.apply(&change, at(NEW_YEAR));
+            }
+        });
+        drop(draft);
+        assert_eq!(format!("{:?}", memory.fold), before);
+        let arrival = Arrival { said: first, fails: false, commits: true };
+        deliver(&mut memory, &said, &[arrival], &|_| at(NEW_YEAR));
+    }
+}
+
 fn account(limit: Word) -> Said {
     let what = What::Capability { portfolio: limit, per_phone: Json::Null, business: None, waba: None };
     Said { account: "300000000000101".into(), what }

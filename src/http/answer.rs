@@ -11,9 +11,13 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::server::Busy;
 
+/// What hyper is given at a time: what it has taken counts as sent, and a slow peer needs time for it.
+const PIECE: usize = 256 << 10;
+
 /// A body in pieces, sent as they are; its length is known.
 #[derive(Debug)]
 pub struct Pieces {
+    piece: Bytes,
     pieces: smallvec::IntoIter<[Bytes; 1]>,
     left: u64,
     /// Held until the peer has it all, or is gone.
@@ -24,7 +28,7 @@ pub struct Pieces {
 impl Pieces {
     fn new(pieces: SmallVec<[Bytes; 1]>) -> Self {
         let left = pieces.iter().map(|piece| piece.len() as u64).sum();
-        Self { pieces: pieces.into_iter(), left, _place: None, _busy: None }
+        Self { piece: Bytes::new(), pieces: pieces.into_iter(), left, _place: None, _busy: None }
     }
 
     /// A body that keeps a place until it is sent.
@@ -55,9 +59,13 @@ impl Body for Pieces {
     type Error = Infallible;
 
     fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let piece = self.pieces.next();
-        self.left -= piece.as_ref().map_or(0, |piece| piece.len() as u64);
-        Poll::Ready(piece.map(|piece| Ok(Frame::data(piece))))
+        if self.piece.is_empty() {
+            let Some(piece) = self.pieces.next() else { return Poll::Ready(None) };
+            self.piece = piece;
+        }
+        let length = self.piece.len().min(PIECE);
+        self.left -= length as u64;
+        Poll::Ready(Some(Ok(Frame::data(self.piece.split_to(length)))))
     }
 
     fn is_end_stream(&self) -> bool {

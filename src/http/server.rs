@@ -11,7 +11,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use hyper::{Request, body::Body, server::conn::http1, service::service_fn};
+use hyper::{
+    Request,
+    body::Body,
+    header::{CONNECTION, HeaderValue},
+    server::conn::http1,
+    service::service_fn,
+};
 use hyper_util::rt::TokioIo;
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -30,7 +36,7 @@ const REVIEW: Duration = Duration::from_millis(2500);
 const PATIENCE: u8 = 5;
 /// The head of a request; beyond it hyper answers 431.
 const MAX_HEAD: usize = 64 << 10;
-/// After this a connection ends with its current request: nobody holds a place for ever.
+/// After this a connection ends with its current request, or else the next: nobody holds a place for ever.
 const MAX_AGE: Duration = Duration::from_secs(300);
 /// For the last request of a connection that is to end.
 const LAST_REQUEST: Duration = Duration::from_secs(10);
@@ -61,6 +67,8 @@ struct Work {
     is_busy: AtomicBool,
     /// Reviews since there was one.
     waited: AtomicU8,
+    /// It ends with the next request.
+    is_old: AtomicBool,
 }
 
 /// Until this is dropped, a connection is busy.
@@ -80,6 +88,13 @@ impl Work {
     /// Whether it has waited too long for a request.
     fn review(&self) -> bool {
         !self.is_busy() && self.waited.fetch_add(1, Ordering::Relaxed) + 1 >= PATIENCE
+    }
+}
+
+impl Busy {
+    /// Whether the connection is to end with this request.
+    fn is_last(&self) -> bool {
+        self.0.is_old.load(Ordering::Relaxed)
     }
 }
 
@@ -131,9 +146,14 @@ pub async fn serve<H: Handler>(listener: TcpListener, handler: Arc<H>, mut stop:
 }
 
 /// Forgets connections that are gone, and ends those that are too old or have waited too long.
+///
+/// An old one that waits is told with its next answer: its peer may be about to ask.
 fn review(open: &mut Vec<Open>, now: Instant) {
-    let over =
-        |open: &mut Open| open.end.is_closed() || now.duration_since(open.since) >= MAX_AGE || open.work.review();
+    let over = |open: &mut Open| {
+        let is_old = now.duration_since(open.since) >= MAX_AGE;
+        open.work.is_old.store(is_old, Ordering::Relaxed);
+        open.end.is_closed() || is_old && open.work.is_busy() || open.work.review()
+    };
     for Open { work, end, .. } in open.extract_if(.., over) {
         if !work.is_busy() {
             // It may be gone already.
@@ -154,11 +174,19 @@ async fn connection<H: Handler>(
     let service = service_fn(|request| {
         let busy = work.begin();
         let answer = Arc::clone(&handler).handle(request);
-        async move { Ok::<_, Infallible>(answer.await.map(|body| body.keeps_busy(busy))) }
+        async move {
+            let mut answer = answer.await;
+            if busy.is_last() {
+                answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(answer.map(|body| body.keeps_busy(busy)))
+        }
     });
     let connection = http1::Builder::new()
         .max_buf_size(MAX_HEAD)
         .writev(!H::SMALL_ANSWERS)
+        // Who has said all may say so before it reads.
+        .half_close(true)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
     let result = tokio::select! {

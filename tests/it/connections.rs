@@ -62,21 +62,38 @@ async fn a_request_in_work_is_waited_for() {
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_is_read_slowly_arrives_whole() {
-    let mut stream = connected(start().await).await;
-    stream.write_all(b"GET /large HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
-    sleep(Duration::from_secs(60)).await;
-    assert!(rest(&mut stream).await > LARGE);
+    for path in ["/large", "/large-in-one-piece"] {
+        let mut stream = connected(start().await).await;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        sleep(Duration::from_secs(60)).await;
+        assert!(rest(&mut stream).await > LARGE, "{path}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_old_connection_ends_between_two_requests() {
+async fn who_has_said_all_is_answered() {
+    let mut stream = connected(start().await).await;
+    stream.write_all(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    stream.shutdown().await.unwrap();
+    assert!(answer(&mut stream).await.unwrap().ends_with("done"));
+    assert_eq!(rest(&mut stream).await, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_old_connection_ends_with_an_answer_that_says_so() {
     let mut stream = connected(start().await).await;
     let began = Instant::now();
-    while exchange(&mut stream).await.is_some() {
+    loop {
+        let answer = exchange(&mut stream).await.expect("an answer to each request");
+        if answer.to_ascii_lowercase().contains("\r\nconnection: close\r\n") {
+            break;
+        }
         assert!(began.elapsed() < Duration::from_secs(330), "still open after {:?}", began.elapsed());
         sleep(Duration::from_secs(1)).await;
     }
     assert!(began.elapsed() >= Duration::from_secs(300), "closed after {:?}", began.elapsed());
+    assert_eq!(rest(&mut stream).await, 0);
 }
 
 /// Answers at once, after a minute, or much.
@@ -89,6 +106,7 @@ impl Handler for Answers {
         match request.uri().path() {
             "/slow" => sleep(Duration::from_secs(60)).await,
             "/large" => return Answer::new(Pieces::from(vec![Bytes::from(vec![b'x'; 1 << 20]); LARGE >> 20])),
+            "/large-in-one-piece" => return Answer::new(Pieces::from(Bytes::from(vec![b'x'; LARGE]))),
             _ => {}
         }
         Answer::new(Pieces::from(Bytes::from_static(b"done")))

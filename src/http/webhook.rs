@@ -110,12 +110,11 @@ impl Webhooks {
         let pairs: Vec<(Cow<'_, str>, Cow<'_, str>)> = serde_urlencoded::from_str(query).unwrap_or_default();
         let value = |name| pairs.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_ref());
         let token = value("hub.verify_token").unwrap_or_default();
-        if value("hub.mode") != Some("subscribe") || !gate.knows_verify_token(token) {
-            if token.is_empty() {
-                metrics.auth_missing.inc()
-            } else {
-                metrics.auth_wrong.inc()
-            }
+        let is_known = gate.knows_verify_token(token);
+        if !is_known {
+            if token.is_empty() { metrics.auth_missing.inc() } else { metrics.auth_wrong.inc() }
+        }
+        if !is_known || value("hub.mode") != Some("subscribe") {
             return self.rejected(
                 gate,
                 StatusCode::FORBIDDEN,

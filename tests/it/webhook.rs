@@ -231,6 +231,10 @@ fn a_handshake_without_the_token_is_forbidden() {
         assert_error(&handshake(&exporter, query), 403);
     }
     assert_eq!(exporter.value(REQUESTS, &[("provider", "meta"), ("code", "403")]), Some(10.0));
+    let failures = |reason| {
+        exporter.value("whatsapp_exporter_webhook_auth_failures_total", &[("provider", "meta"), ("reason", reason)])
+    };
+    assert_eq!([failures("wrong"), failures("missing")], [3.0, 4.0].map(Some));
 }
 
 #[test]

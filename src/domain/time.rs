@@ -46,9 +46,9 @@ impl Timestamp {
         i64::try_from(nanos).ok().filter(|nanos| *nanos > 0).map(Self)
     }
 
-    /// Seconds of the Unix epoch.
+    /// Seconds of the Unix epoch, to the millisecond: the number that [`fmt::Display`] writes.
     pub fn as_seconds(self) -> f64 {
-        self.0 as f64 / NANOS as f64
+        (self.0 / (NANOS / 1000)) as f64 / 1000.0
     }
 
     /// Seconds from `earlier` to this, zero where `earlier` is later.
@@ -92,6 +92,14 @@ mod tests {
 
     fn shown(time: Option<Timestamp>) -> String {
         time.map_or("none".into(), |time| time.to_string())
+    }
+
+    #[test]
+    fn seconds_are_the_number_that_is_shown() {
+        for text in ["1748455330002", "1748454394123", "1748454394.5", "1748454394", "1748454394.999999999"] {
+            let time = Timestamp::parse_unix(text).unwrap();
+            assert_eq!(time.as_seconds().to_string(), time.to_string(), "{text}");
+        }
     }
 
     #[test]

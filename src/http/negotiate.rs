@@ -1,5 +1,7 @@
 //! What a scraper accepts, after RFC 9110: the highest quality wins.
 
+use std::cmp::Ordering;
+
 use hyper::{
     HeaderMap,
     header::{ACCEPT, ACCEPT_ENCODING, HeaderName},
@@ -9,17 +11,27 @@ use crate::exposition::{Encoding, Format};
 
 /// OpenMetrics where the scraper prefers it, else the text format, which every scraper reads.
 pub(super) fn format(headers: &HeaderMap) -> Format {
-    let mut open_metrics = 0.0_f32;
-    let mut text = 0.0_f32;
-    for Item { name, parameters, quality } in items(headers, ACCEPT) {
-        let version = parameters.iter().find(|(name, _)| name == "version").map_or("", |(_, value)| value.as_str());
-        match (name.as_str(), version) {
-            ("application/openmetrics-text", "" | "1.0.0") => open_metrics = open_metrics.max(quality),
-            ("text/plain", "" | "0.0.4") | ("text/*" | "*/*", _) => text = text.max(quality),
-            _ => {}
-        }
+    let items = items(headers, ACCEPT);
+    // Of the ranges that a type is in, the most specific one counts.
+    let quality = |name: &str, version: &str| {
+        let specificity = |item: &Item| match (item.name.as_str(), item.version()) {
+            (given, Some(given_version)) if given == name && given_version == version => Some(3),
+            (given, None) if given == name => Some(2),
+            (given, _) if given.strip_suffix('*').is_some_and(|kind| kind.ends_with('/') && name.starts_with(kind)) => {
+                Some(1)
+            }
+            ("*/*", _) => Some(0),
+            _ => None,
+        };
+        let matching = items.iter().filter_map(|item| Some((specificity(item)?, item.quality)));
+        matching.max_by(|one, other| one.partial_cmp(other).unwrap_or(Ordering::Equal))
+    };
+    let text = quality("text/plain", "0.0.4").map_or(0.0, |(_, quality)| quality);
+    match quality("application/openmetrics-text", "1.0.0") {
+        // Who takes anything gets the older one.
+        Some((specificity, quality)) if specificity > 0 && quality > 0.0 && quality >= text => Format::OpenMetrics,
+        _ => Format::Text,
     }
-    if open_metrics > 0.0 && open_metrics >= text { Format::OpenMetrics } else { Format::Text }
 }
 
 /// gzip where the scraper accepts it and does not prefer the page as it is.
@@ -44,6 +56,12 @@ struct Item {
     name: String,
     parameters: Vec<(String, String)>,
     quality: f32,
+}
+
+impl Item {
+    fn version(&self) -> Option<&str> {
+        self.parameters.iter().find(|(name, _)| name == "version").map(|(_, value)| value.as_str())
+    }
 }
 
 fn items(headers: &HeaderMap, name: HeaderName) -> Vec<Item> {
@@ -93,7 +111,17 @@ mod tests {
             ("application/openmetrics-text;version=1.0.0;q=0,text/plain;q=0.1", Text),
             ("application/openmetrics-text;version=0.0.1", Text),
             ("application/openmetrics-text;version=1.0.0;q=x", Text),
+            ("application/openmetrics-text;version=1.0.0;q=0.5,text/plain;q=0.1,*/*;q=0.9", OpenMetrics),
+            ("application/openmetrics-text;q=0.5,text/plain;version=0.0.4;q=0.1,text/*;q=0.9", OpenMetrics),
+            (
+                "application/openmetrics-text;q=0.9,application/openmetrics-text;version=1.0.0;q=0.1,text/plain;q=0.5",
+                Text,
+            ),
+            ("application/*", OpenMetrics),
+            ("application/*,text/*", OpenMetrics),
+            ("application/*;q=0.5,*/*", Text),
             ("*/*", Text),
+            ("text*,application/json", Text),
             ("application/json", Text),
             ("", Text),
         ] {

@@ -353,7 +353,7 @@ pub fn command() -> Command {
         ))
         .after_help(
             "Each flag has an environment variable: WHATSAPP_EXPORTER_ and the flag in capitals, dots and dashes \
-             as underscores. Lists are separated by commas there.",
+             as underscores. Lists are separated by commas, there as here.",
         )
         .disable_version_flag(true)
         .arg(Arg::new("version").long("version").short('V').action(ArgAction::Version).help("print the version"))

@@ -58,6 +58,10 @@ const MAX_CHARACTERS: usize = 64;
 
 impl PhoneNumber {
     /// Normalises a number as a provider sends it.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidKey`]; the sender is at fault.
     pub fn parse(text: &str) -> Result<Self, InvalidKey> {
         let bare: SmolStr = text.chars().filter(|c| !matches!(c, ' ' | '-' | '.' | '(' | ')')).collect();
         // Every leading `+`, so that a number reads as itself again: from the storage, from a filter.
@@ -89,6 +93,10 @@ impl PhoneNumber {
 
 impl WabaId {
     /// Takes an id as a provider sends it; empty is *none*.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidKey`]; the sender is at fault.
     pub fn parse(text: &str) -> Result<Self, InvalidKey> {
         if text.chars().count() > MAX_CHARACTERS {
             return Err(InvalidKey::AccountTooLong);

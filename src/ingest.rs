@@ -52,6 +52,8 @@ pub struct Writer<S> {
     telemetry: Arc<Telemetry>,
     log_phone_numbers: bool,
     log_lines: LogLines,
+    /// Lines about the storage; those about webhooks leave room for them.
+    storage_lines: LogLines,
     size_read: Option<Instant>,
 }
 
@@ -117,6 +119,7 @@ pub fn channel<S: Store + 'static>(
         telemetry,
         log_phone_numbers,
         log_lines: LogLines::default(),
+        storage_lines: LogLines::default(),
         size_read: None,
     };
     (Ingest(sender), writer, Answers(given))
@@ -234,7 +237,7 @@ impl<S: Store + 'static> Writer<S> {
         let records = draft.records();
         let result = match records.is_empty() {
             true => Ok(()),
-            false => commit(&mut self.store, &records, &self.telemetry, &self.log_lines),
+            false => commit(&mut self.store, &records, &self.telemetry, &self.storage_lines),
         };
         if result.is_ok() {
             draft.publish(&records);
@@ -277,7 +280,7 @@ impl<S: Store + 'static> Writer<S> {
             Err(error) if error.is_fatal() => Err(error),
             Err(error) => {
                 self.telemetry.storage.checkpoint_errors.inc();
-                if let Some(LogLine { left_out }) = self.log_lines.admit(Instant::now()) {
+                if let Some(LogLine { left_out }) = self.storage_lines.admit(Instant::now()) {
                     warn!(%error, left_out, "the storage takes changes and grows");
                 }
                 Ok(())
@@ -400,7 +403,7 @@ fn commit<S: Store>(
     store: &mut S,
     records: &[Record],
     telemetry: &Telemetry,
-    log_lines: &LogLines,
+    lines: &LogLines,
 ) -> Result<(), StoreError> {
     let metrics = &telemetry.storage;
     let began = Instant::now();
@@ -411,7 +414,7 @@ fn commit<S: Store>(
         Ok(()) => metrics.last_commit.set(Timestamp::from(SystemTime::now()).as_seconds()),
         Err(error) => {
             metrics.commit_errors.inc();
-            if let Some(LogLine { left_out }) = log_lines.admit(Instant::now()) {
+            if let Some(LogLine { left_out }) = lines.admit(Instant::now()) {
                 error!(%error, left_out, "changes not stored; their senders are answered 503 and may send them again");
             }
         }

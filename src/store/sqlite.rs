@@ -31,6 +31,8 @@ pub struct Sqlite {
     versions: Versions,
     /// Pages in the write-ahead log, as of the last commit.
     log_pages: Arc<AtomicI32>,
+    /// How many there are to be before they are written into the database.
+    checkpoint_at: i32,
     /// Held, and with it the folder, until the process ends.
     _lock: File,
 }
@@ -61,6 +63,8 @@ const APPLICATION_ID: u32 = 0x5741_5145;
 const PAGE_SIZE: u64 = 4096;
 /// Pages in the write-ahead log before they are written into the database: 32 MiB.
 const CHECKPOINT_PAGES: i32 = 8192;
+/// Pages that are added to it before that is tried again, where it failed.
+const CHECKPOINT_AGAIN: i32 = 1024;
 /// The version of the tables; those before were never released.
 const FORMAT: u32 = 3;
 /// Rows that need not count; in a larger fleet as many as do count.
@@ -101,12 +105,24 @@ impl Sqlite {
             database,
             versions: Versions::default(),
             log_pages: Arc::new(AtomicI32::new(0)),
+            checkpoint_at: CHECKPOINT_PAGES,
             _lock: lock,
         })
     }
 
     fn engine(operation: &'static str) -> impl Fn(rusqlite::Error) -> StoreError {
         move |source| StoreError::Engine { operation, source }
+    }
+
+    /// The error. After one that is fatal closing must not try once more what failed: a second fsync may succeed and
+    /// have kept nothing, and the log would be removed.
+    fn failed(&self, operation: &'static str, source: rusqlite::Error) -> StoreError {
+        let error = StoreError::Engine { operation, source };
+        if error.is_fatal() {
+            // It does nothing but set a flag.
+            let _ = self.connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
+        }
+        error
     }
 
     fn check(&self) -> Result<(), StoreError> {
@@ -217,20 +233,28 @@ impl Store for Sqlite {
             Ok(())
         };
         self.connection.wal_hook(Some(hook)).map_err(&failed)?;
-        // What a killed process wrote may be nowhere but in the kernel's memory.
-        sync_log(&self.database).map_err(|source| StoreError::Folder { path: self.database.clone(), source })
+        if log_bytes(&self.database) == 0 {
+            return Ok(());
+        }
+        // What a killed process wrote may be nowhere but in the kernel's memory; after a failed fsync the kernel may
+        // believe that the disk has it. So the log is synced, and then written once more, into the database.
+        let written = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+        match written.map_err(|source| self.failed("write the log into the database", source)) {
+            Err(error) if error.is_fatal() => Err(error),
+            // Where the disk is full, it stays in the log.
+            _ => Ok(()),
+        }
     }
 
     fn commit(&mut self, records: &[Record]) -> Result<(), StoreError> {
-        let failed = Self::engine("commit");
         let rows = self.versions.rows(records.len());
         let key = |record| key_of(record).map(Vec::into_boxed_slice).map_err(unwritable);
-        let keys = records.iter().map(key).collect::<Result<Vec<_>, _>>().map_err(&failed)?;
+        let keys = records.iter().map(key).collect::<Result<Vec<_>, _>>().map_err(Self::engine("commit"))?;
         let revision = self.versions.revision + 1;
         let total =
             keys.iter().fold(self.versions.total, |total, key| total + revision - self.versions.revision_of(key));
         let placed = keys.iter().zip(records).zip(&rows).map(|((key, record), row)| (*row, &**key, record));
-        write(&mut self.connection, placed, revision, total).map_err(&failed)?;
+        write(&mut self.connection, placed, revision, total).map_err(|source| self.failed("commit", source))?;
         self.versions.revision = revision;
         for (key, row) in keys.into_iter().zip(rows) {
             self.versions.take(key, row, revision);
@@ -239,25 +263,19 @@ impl Store for Sqlite {
     }
 
     fn probe(&mut self) -> Result<(), StoreError> {
-        let failed = Self::engine("probe");
-        let transaction = self.connection.transaction().map_err(&failed)?;
-        transaction
-            .execute_batch(
-                "INSERT INTO versions (revision, total, key, value) VALUES (0, 0, 'probe', ''); \
-                 DELETE FROM versions WHERE id = last_insert_rowid();",
-            )
-            .map_err(&failed)?;
-        transaction.commit().map_err(&failed)
+        probe(&mut self.connection).map_err(|source| self.failed("probe", source))
     }
 
     /// Writes the log into the database where it has grown long. SQLite would do so within a commit and say nothing of
     /// a failure.
     fn checkpoint(&mut self) -> Result<(), StoreError> {
-        if self.log_pages.load(Ordering::Relaxed) < CHECKPOINT_PAGES {
+        let pages = self.log_pages.load(Ordering::Relaxed);
+        if pages < self.checkpoint_at {
             return Ok(());
         }
-        let failed = Self::engine("write the log into the database");
-        self.connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())).map_err(failed)
+        let written = self.connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
+        self.checkpoint_at = if written.is_ok() { CHECKPOINT_PAGES } else { pages + CHECKPOINT_AGAIN };
+        written.map_err(|source| self.failed("write the log into the database", source))
     }
 
     fn size_bytes(&self) -> Result<u64, StoreError> {
@@ -289,6 +307,16 @@ fn write<'a>(
     transaction.commit()
 }
 
+/// Commits something that changes nothing.
+fn probe(connection: &mut Connection) -> rusqlite::Result<()> {
+    let transaction = connection.transaction()?;
+    transaction.execute_batch(
+        "INSERT INTO versions (revision, total, key, value) VALUES (0, 0, 'probe', ''); \
+         DELETE FROM versions WHERE id = last_insert_rowid();",
+    )?;
+    transaction.commit()
+}
+
 fn unwritable(error: impl Error + Send + Sync + 'static) -> rusqlite::Error {
     rusqlite::Error::ToSqlConversionFailure(Box::new(error))
 }
@@ -298,26 +326,11 @@ fn text<'a>(row: &'a Row<'_>, column: usize) -> Option<&'a str> {
     row.get_ref(column).ok().and_then(|value| value.as_str().ok())
 }
 
-/// The write-ahead log beside a database.
-fn log_of(database: &Path) -> PathBuf {
-    let mut log = database.as_os_str().to_owned();
-    log.push("-wal");
-    log.into()
-}
-
 /// The size of the write-ahead log beside a database.
 fn log_bytes(database: &Path) -> u64 {
-    fs::metadata(log_of(database)).map(|found| found.len()).unwrap_or_default()
-}
-
-/// Waits until the disk has the write-ahead log, and that it is there.
-fn sync_log(database: &Path) -> io::Result<()> {
-    match File::open(log_of(database)) {
-        Ok(log) => log.sync_all()?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error),
-    }
-    sync_folder_of(database)
+    let mut log = database.as_os_str().to_owned();
+    log.push("-wal");
+    fs::metadata(&log).map(|found| found.len()).unwrap_or_default()
 }
 
 /// Waits until the disk has the name of a file or a folder.

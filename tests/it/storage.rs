@@ -512,30 +512,57 @@ fn what_a_full_disk_left_half_written_is_no_damage() {
 fn who_finds_a_full_disk_is_not_ready() {
     let folder = tempfile::tempdir().unwrap();
     let mut exporter = Exporter::start(folder.path(), &[]);
-    assert_eq!(post(&exporter, &event("15550000000", 1)).json()["applied"], 1);
-    // So that the log is the largest of the files.
     assert_eq!(post(&exporter, &batch(1, "1556", 1000)).json()["applied"], 1000);
     exporter.end("KILL");
     let log = fs::metadata(folder.path().join(WAL)).unwrap().len();
 
+    // Neither the log nor the database has room for what is in the log.
     let disk = Disk::new(folder.path());
-    let environment = disk.environment();
-    let environment = environment.each_ref().map(|(name, value)| (*name, value.as_str()));
-    let full = Exporter::start_on_full_disk(folder.path(), log as usize, &environment);
+    let full = Exporter::start_on_full_disk(&disk.storage, log as usize / 2, &disk.environment());
     wait_for("the exporter to say so", || full.log().contains("the storage takes no changes"));
-    wait_for("the metrics", || full.value("whatsapp_exporter_phone_numbers", &[]) == Some(1001.0));
+    wait_for("the metrics", || full.value("whatsapp_exporter_phone_numbers", &[]) == Some(1000.0));
     assert_eq!(full.value("whatsapp_exporter_storage_up", &[]), Some(0.0));
     assert_eq!(full.get("/-/ready").status, 503);
     assert_put_off(&post(&full, &event("15550000000", 2)));
-    // What is stored may be promised again, once it is certain that a loss of power leaves it there.
-    assert_eq!(post(&full, &event("15550000000", 1)).json()["duplicate"], 1);
-    let synced = disk.synced();
-    for path in [folder.path().join(WAL), folder.path().into()] {
-        assert!(synced.contains(&path), "{} is not among {synced:?}", path.display());
+    // What it shows may be promised again: a loss of power leaves it there.
+    for path in [disk.storage.join(WAL), disk.storage.clone()] {
+        assert!(disk.synced(&path) > 0, "{}", path.display());
     }
     drop(full);
     let exporter = exporter.start_again();
     assert_eq!(post(&exporter, &event("15550000000", 2)).json()["applied"], 1);
+    assert_eq!(exporter.value("whatsapp_exporter_phone_numbers", &[]), Some(1001.0));
+}
+
+#[test]
+fn where_the_database_has_no_room_the_log_grows_and_nothing_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = Disk::new(folder.path());
+    let exporter = disk.start();
+    disk.is_full_for(DATABASE);
+    let mut time = 0;
+    let mut send = || {
+        time += 1;
+        assert_eq!(post(&exporter, &batch(time, "1556", 1000)).json()["applied"], 1000, "{time}");
+    };
+    let errors = || exporter.value("whatsapp_exporter_storage_errors_total", &[("operation", "checkpoint")]).unwrap();
+    while errors() == 0.0 {
+        send();
+    }
+    wait_for("the log to say so", || exporter.log().contains("the storage takes changes and grows"));
+    assert_eq!(exporter.value("whatsapp_exporter_storage_up", &[]), Some(1.0));
+    // It is not tried with each commit.
+    send();
+    assert_eq!(errors(), 1.0);
+
+    disk.mend();
+    let database = disk.storage.join(DATABASE);
+    while disk.synced(&database) == 0 {
+        send();
+    }
+    assert_eq!(errors(), 1.0);
+    let exporter = exporter.kill_and_restart();
+    assert_eq!(events(&exporter), (time * 1000) as f64);
 }
 
 // A disk that fails
@@ -546,15 +573,18 @@ fn after_a_failed_fsync_of_a_commit_nothing_is_promised() {
     let disk = Disk::new(folder.path());
     let mut exporter = disk.start();
     assert_eq!(post(&exporter, &event("15550000000", 1)).json()["applied"], 1);
+    let (log, database) = (disk.storage.join(WAL), disk.storage.join(DATABASE));
+    let before = (disk.synced(&log), disk.synced(&database));
     disk.fail(WAL);
     assert_put_off(&post(&exporter, &event("15550000000", 2)));
     assert_eq!(exporter.wait().code(), Some(1));
     assert!(exporter.log().contains("the database failed to commit"), "{}", exporter.log());
+    assert_eq!((disk.synced(&log), disk.synced(&database)), before, "it was tried again");
 
-    disk.mend();
+    // What was written and not kept is written again before it is promised.
     let exporter = exporter.start_again();
+    assert!(disk.synced(&database) > before.1);
     assert_eq!(post(&exporter, &event("15550000000", 1)).json()["duplicate"], 1);
-    // It was written, and whether it stayed nobody knew; now it is there, once.
     assert_eq!(post(&exporter, &event("15550000000", 2)).status, 200);
     assert_eq!(events(&exporter), 2.0);
 }
@@ -564,6 +594,8 @@ fn after_a_failed_fsync_of_the_database_the_process_ends_and_what_was_promised_s
     let folder = tempfile::tempdir().unwrap();
     let disk = Disk::new(folder.path());
     let mut exporter = disk.start();
+    let database = disk.storage.join(DATABASE);
+    let before = disk.synced(&database);
     disk.fail(DATABASE);
     let mut promised = 0;
     // The log is written into the database when it is 32 MiB long.
@@ -578,13 +610,13 @@ fn after_a_failed_fsync_of_the_database_the_process_ends_and_what_was_promised_s
     assert!(ended, "{promised} changes and no end");
     assert_eq!(exporter.wait().code(), Some(1));
     assert!(exporter.log().contains("failed to write the log into the database"), "{}", exporter.log());
-
-    disk.mend();
+    assert_eq!(disk.synced(&database), before, "it was tried again");
     assert_eq!(events(&exporter.start_again()), promised as f64);
 }
 
-/// A disk whose fsyncs are watched, and fail where that is wanted.
+/// A disk whose fsyncs are counted, and that fails where that is wanted.
 struct Disk {
+    /// As the exporter's files are named in the log.
     storage: PathBuf,
     /// The library, and the files that it reads and writes.
     folder: TempDir,
@@ -593,35 +625,44 @@ struct Disk {
 impl Disk {
     fn new(storage: &Path) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/fsync.c");
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/disk.c");
         let mut compiler = Command::new("cc");
-        compiler.args(["-shared", "-fPIC", "-o"]).arg(folder.path().join("fsync.so")).arg(source).arg("-ldl");
+        compiler.args(["-shared", "-fPIC", "-o"]).arg(folder.path().join("disk.so")).arg(source).arg("-ldl");
         assert!(compiler.status().unwrap().success(), "cc failed");
         Self { storage: storage.canonicalize().unwrap(), folder }
     }
 
-    fn environment(&self) -> [(&'static str, String); 3] {
-        let path = |name| self.folder.path().join(name).into_os_string().into_string().unwrap();
-        [("LD_PRELOAD", path("fsync.so")), ("FSYNC_FAILS", path("fails")), ("FSYNC_LOG", path("log"))]
+    fn environment(&self) -> Vec<(String, String)> {
+        let names =
+            [("LD_PRELOAD", "disk.so"), ("FSYNC_FAILS", "fails"), ("WRITE_FAILS", "full"), ("FSYNC_LOG", "log")];
+        let path = |name: &str| self.folder.path().join(name).into_os_string().into_string().unwrap();
+        names.map(|(name, file)| (name.to_owned(), path(file))).into()
     }
 
     fn start(&self) -> Exporter {
         let environment = self.environment();
-        Exporter::start_with(&self.storage, &[], &environment.each_ref().map(|(name, value)| (*name, value.as_str())))
+        let environment: Vec<_> = environment.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        Exporter::start_with(&self.storage, &[], &environment)
     }
 
-    /// From now on each fsync of this file fails.
+    /// The next fsync of this file fails.
     fn fail(&self, file: &str) {
         fs::write(self.folder.path().join("fails"), format!("/{file}")).unwrap();
     }
 
-    fn mend(&self) {
-        fs::remove_file(self.folder.path().join("fails")).unwrap();
+    /// From now on nothing can be written to this file.
+    fn is_full_for(&self, file: &str) {
+        fs::write(self.folder.path().join("full"), format!("/{file}")).unwrap();
     }
 
-    /// What is on the disk for certain.
-    fn synced(&self) -> Vec<PathBuf> {
-        fs::read_to_string(self.folder.path().join("log")).unwrap().lines().map(PathBuf::from).collect()
+    fn mend(&self) {
+        fs::remove_file(self.folder.path().join("full")).unwrap();
+    }
+
+    /// How often this was made durable.
+    fn synced(&self, path: &Path) -> usize {
+        let log = fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
+        log.lines().filter(|synced| Path::new(synced) == path).count()
     }
 }
 

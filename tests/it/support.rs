@@ -56,7 +56,8 @@ impl Exporter {
     /// As [`Exporter::start`], with variables of the environment.
     pub fn start_with(storage: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
         let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
-        Self::spawn(command(), storage, arguments, owned(environment)).ready()
+        let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Self::spawn(command(), storage, arguments, environment).ready()
     }
 
     /// As [`Exporter::start`], on a disk that is full where a file reaches `bytes`; started again, it has no limit.
@@ -65,7 +66,7 @@ impl Exporter {
     }
 
     /// As [`Exporter::start_on_small_disk`], without waiting until it is ready.
-    pub fn start_on_full_disk(storage: &Path, bytes: usize, environment: &[(&str, &str)]) -> Self {
+    pub fn start_on_full_disk(storage: &Path, bytes: usize, environment: &[(String, String)]) -> Self {
         let program = command();
         let mut shell = Command::new("sh");
         // The signal would end the process before it sees the error that a full disk gives.
@@ -74,7 +75,7 @@ impl Exporter {
         for (name, _) in program.get_envs() {
             shell.env_remove(name);
         }
-        Self::spawn(shell, storage, vec![], owned(environment))
+        Self::spawn(shell, storage, vec![], environment.to_vec())
     }
 
     fn spawn(mut program: Command, storage: &Path, arguments: Vec<String>, environment: Vec<(String, String)>) -> Self {
@@ -266,10 +267,6 @@ impl Answer {
     pub fn json(&self) -> Json {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {:?}", self.text()))
     }
-}
-
-fn owned(environment: &[(&str, &str)]) -> Vec<(String, String)> {
-    environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }
 
 /// The binary, without any variable that would configure it.

@@ -36,7 +36,7 @@ const REVIEW: Duration = Duration::from_millis(2500);
 const PATIENCE: u8 = 5;
 /// The head of a request; beyond it hyper answers 431.
 const MAX_HEAD: usize = 64 << 10;
-/// After this a connection ends with its current request, or else the next: nobody holds a place for ever.
+/// After this a connection ends with its next answer, after twice this with what it is at: nobody holds a place for ever.
 const MAX_AGE: Duration = Duration::from_secs(300);
 /// For the last request of a connection that is to end.
 const LAST_REQUEST: Duration = Duration::from_secs(10);
@@ -150,9 +150,9 @@ pub async fn serve<H: Handler>(listener: TcpListener, handler: Arc<H>, mut stop:
 /// An old one that waits is told with its next answer: its peer may be about to ask.
 fn review(open: &mut Vec<Open>, now: Instant) {
     let over = |open: &mut Open| {
-        let is_old = now.duration_since(open.since) >= MAX_AGE;
-        open.work.is_old.store(is_old, Ordering::Relaxed);
-        open.end.is_closed() || is_old && open.work.is_busy() || open.work.review()
+        let age = now.duration_since(open.since);
+        open.work.is_old.store(age >= MAX_AGE, Ordering::Relaxed);
+        open.end.is_closed() || age >= 2 * MAX_AGE || open.work.review()
     };
     for Open { work, end, .. } in open.extract_if(.., over) {
         if !work.is_busy() {

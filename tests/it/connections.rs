@@ -96,6 +96,31 @@ async fn an_old_connection_ends_with_an_answer_that_says_so() {
     assert_eq!(rest(&mut stream).await, 0);
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_old_connection_has_time_for_its_last_answer() {
+    let mut stream = connected(start().await).await;
+    for _ in 0..60 {
+        exchange(&mut stream).await.unwrap();
+        sleep(Duration::from_secs(5)).await;
+    }
+    sleep(Duration::from_secs(3)).await;
+    stream.write_all(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    sleep(Duration::from_secs(60)).await;
+    assert!(rest(&mut stream).await > LARGE);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_holds_a_place_for_ever() {
+    let mut stream = connected(start().await).await;
+    let began = Instant::now();
+    stream.write_all(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    sleep(Duration::from_secs(620)).await;
+    let mut bytes = Vec::new();
+    // What was not read is lost, with or without an error.
+    let _ = stream.read_to_end(&mut bytes).await;
+    assert!(bytes.len() < LARGE && began.elapsed() < Duration::from_secs(621), "{} bytes", bytes.len());
+}
+
 /// Answers at once, after a minute, or much.
 struct Answers;
 

@@ -117,10 +117,14 @@ fn what_no_longer_counts_is_overwritten_and_what_does_stays() {
 #[test]
 fn the_folder_is_made_for_this_user_alone() {
     let folder = tempfile::tempdir().unwrap();
-    let storage = folder.path().join("above").join("data");
-    let exporter = Exporter::start(&storage, &[]);
-    for made in [storage.as_path(), storage.parent().unwrap()] {
+    let disk = Disk::new(folder.path());
+    let (above, storage) = (disk.storage.join("above"), disk.storage.join("above/data"));
+    let exporter = disk.start_in(&storage);
+    for made in [&storage, &above] {
         assert_eq!(mode(made), 0o700, "{}", made.display());
+    }
+    for holds_a_name in [&storage, &above, &disk.storage] {
+        assert!(disk.synced(holds_a_name) > 0, "{}", holds_a_name.display());
     }
     drop(exporter);
 }
@@ -520,7 +524,8 @@ fn who_finds_a_full_disk_is_not_ready() {
     let disk = Disk::new(folder.path());
     let full = Exporter::start_on_full_disk(&disk.storage, log as usize / 2, &disk.environment());
     wait_for("the exporter to say so", || full.log().contains("the storage takes no changes"));
-    wait_for("the metrics", || full.value("whatsapp_exporter_phone_numbers", &[]) == Some(1000.0));
+    wait_for("the metrics", || full.get("/metrics").status == 200);
+    assert_eq!(full.value("whatsapp_exporter_phone_numbers", &[]), Some(1000.0));
     assert_eq!(full.value("whatsapp_exporter_storage_up", &[]), Some(0.0));
     assert_eq!(full.get("/-/ready").status, 503);
     assert_put_off(&post(&full, &event("15550000000", 2)));
@@ -640,9 +645,13 @@ impl Disk {
     }
 
     fn start(&self) -> Exporter {
+        self.start_in(&self.storage)
+    }
+
+    fn start_in(&self, storage: &Path) -> Exporter {
         let environment = self.environment();
         let environment: Vec<_> = environment.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-        Exporter::start_with(&self.storage, &[], &environment)
+        Exporter::start_with(storage, &[], &environment)
     }
 
     /// The next fsync of this file fails.

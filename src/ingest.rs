@@ -277,15 +277,14 @@ impl<S: Store + 'static> Writer<S> {
     /// Has the storage do what nobody waits for.
     fn checkpoint(&mut self) -> Result<(), StoreError> {
         match self.store.checkpoint() {
-            Err(error) if error.is_fatal() => Err(error),
-            Err(error) => {
+            Err(error) if !error.is_fatal() => {
                 self.telemetry.storage.checkpoint_errors.inc();
                 if let Some(LogLine { left_out }) = self.storage_lines.admit(Instant::now()) {
                     warn!(%error, left_out, "the storage takes changes and grows");
                 }
                 Ok(())
             }
-            Ok(()) => Ok(()),
+            done => done,
         }
     }
 

@@ -91,7 +91,7 @@ pub struct ChangeMetrics {
 pub struct StorageMetrics {
     /// Whether the storage took the last commit, or its probe since.
     pub up: IntGauge,
-    /// When it did.
+    /// When it last took a commit.
     pub last_commit: Gauge,
     /// Its size in bytes.
     pub size: IntGauge,

@@ -117,12 +117,18 @@ impl Sqlite {
     /// The error. After one that is fatal closing must not try once more what failed: a second fsync may succeed and
     /// have kept nothing, and the log would be removed.
     fn failed(&self, operation: &'static str, source: rusqlite::Error) -> StoreError {
-        let error = StoreError::Engine { operation, source };
+        let error = Self::engine(operation)(source);
         if error.is_fatal() {
             // It does nothing but set a flag.
             let _ = self.connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
         }
         error
+    }
+
+    /// Writes the log into the database, in a mode of SQLite's `wal_checkpoint`.
+    fn write_log(&self, mode: &str) -> Result<(), StoreError> {
+        let written = self.connection.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |_| Ok(()));
+        written.map_err(|source| self.failed("write the log into the database", source))
     }
 
     fn check(&self) -> Result<(), StoreError> {
@@ -238,8 +244,7 @@ impl Store for Sqlite {
         }
         // What a killed process wrote may be nowhere but in the kernel's memory; after a failed fsync the kernel may
         // believe that the disk has it. So the log is synced, and then written once more, into the database.
-        let written = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
-        match written.map_err(|source| self.failed("write the log into the database", source)) {
+        match self.write_log("TRUNCATE") {
             Err(error) if error.is_fatal() => Err(error),
             // Where the disk is full, it stays in the log.
             _ => Ok(()),
@@ -273,9 +278,9 @@ impl Store for Sqlite {
         if pages < self.checkpoint_at {
             return Ok(());
         }
-        let written = self.connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
+        let written = self.write_log("PASSIVE");
         self.checkpoint_at = if written.is_ok() { CHECKPOINT_PAGES } else { pages + CHECKPOINT_AGAIN };
-        written.map_err(|source| self.failed("write the log into the database", source))
+        written
     }
 
     fn size_bytes(&self) -> Result<u64, StoreError> {

@@ -4,10 +4,11 @@ export PATH := $(CURDIR)/target/tools/usr/bin:$(PATH)
 
 .PHONY: run setup test test-dashboards lint golden bench
 
-run: ## builds the exporter and starts it on loopback, with its storage in ./data
-	@cargo build --release --locked --quiet --bins --example webhooks
+run: ## builds the exporter and starts it on loopback for all providers without secrets, with its storage in ./data
+	@cargo build --release --locked --bins --example webhooks
 	@target/release/examples/webhooks
-	@exec target/release/whatsapp-quality-exporter
+	@exec target/release/whatsapp-quality-exporter \
+	    --webhook.allow-unauthenticated="$$(target/release/examples/webhooks names)"
 
 setup: ## gets what the tests need
 	@tests/setup

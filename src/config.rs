@@ -91,13 +91,12 @@ pub enum ConfigError {
         /// The environment variable.
         of: String,
     },
-    /// The internet could reach the listener, and nobody would have to prove anything.
+    /// No provider has a secret and none is named, so that every webhook would be refused.
     #[error(
-        "--webhook.listen-address is not loopback and no provider has a secret, so no webhook could be trusted; \
-         set the secret of each provider you use ({flags}), or name those that need none in \
-         --webhook.allow-unauthenticated"
+        "no provider is on, so no webhook would be accepted; set the secret of each provider you use ({flags}), \
+         or name those whose webhooks anybody may send in --webhook.allow-unauthenticated"
     )]
-    NothingTrusted {
+    NoProvider {
         /// The flags to choose from.
         flags: String,
     },
@@ -111,11 +110,6 @@ impl Config {
     /// A sentence that says what to set; the exit status is 2.
     pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, ConfigError> {
         Self::from_matches(&command().try_get_matches_from(arguments)?)
-    }
-
-    /// Whether every webhook listener is loopback.
-    pub fn webhooks_on_loopback(&self) -> bool {
-        self.webhook_addresses.iter().all(ListenAddress::is_loopback)
     }
 
     fn from_matches(matches: &ArgMatches) -> Result<Self, ConfigError> {
@@ -147,14 +141,22 @@ impl Config {
             log_phone_numbers: matches.get_flag(LOG_PHONE_NUMBERS),
             providers,
         };
-        let trusted = |provider: &ProviderConfig| provider.allow_unauthenticated || !provider.secrets.is_empty();
-        if !config.webhooks_on_loopback() && !config.providers.iter().any(trusted) {
+        if !config.providers.iter().any(ProviderConfig::is_on) {
             let flags = providers::ALL.iter().filter_map(|provider| {
                 SecretKind::of(provider.auth()).first().map(|kind| format!("--{}", kind.flag(provider.name())))
             });
-            return Err(ConfigError::NothingTrusted { flags: flags.collect::<Vec<_>>().join(", ") });
+            return Err(ConfigError::NoProvider { flags: flags.collect::<Vec<_>>().join(", ") });
         }
         Ok(config)
+    }
+}
+
+impl ProviderConfig {
+    /// Whether the provider's webhooks are received. A verify token alone does not turn a provider on, because it
+    /// proves no webhook. The address of the listener does not count either: nothing in a request tells reliably that
+    /// a proxy or a tunnel has made loopback public.
+    pub fn is_on(&self) -> bool {
+        self.allow_unauthenticated || !self.secrets.is_empty()
     }
 }
 
@@ -170,10 +172,6 @@ impl ListenAddress {
     /// The addresses it resolved to; the first that can be bound is used.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.0
-    }
-
-    fn is_loopback(&self) -> bool {
-        self.0.iter().all(|address| address.ip().to_canonical().is_loopback())
     }
 }
 

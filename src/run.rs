@@ -98,8 +98,8 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: impl Future<Out
     );
     let web = WebThread::start(listeners.web, web, stopped.clone())?;
 
-    let gates = Gate::all(&config.providers, config.webhooks_on_loopback());
-    announce(&gates);
+    let gates = Gate::all(&config.providers);
+    announce(&gates, &telemetry);
     let webhooks = Arc::new(Webhooks::new(gates, Arc::clone(&entrance), Arc::clone(&telemetry)));
     let mut servers = start("webhook", listeners.webhook, &webhooks, &stopped)?;
     drop(webhooks);
@@ -154,11 +154,14 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: impl Future<Out
 }
 
 /// Says once which providers are off, and which trust anybody.
-fn announce(gates: &[Gate]) {
+fn announce(gates: &[Gate], telemetry: &Telemetry) {
     for gate in gates {
         let provider = gate.provider.name();
+        if let Some(metrics) = telemetry.provider(provider) {
+            metrics.on.set(gate.is_on().into());
+        }
         if !gate.is_on() {
-            warn!(provider, "provider is off: it has no secret, and the webhook listener is not loopback");
+            info!(provider, "provider is off, and its paths are 404: it has no secret");
         } else if gate.is_open() {
             warn!(provider, "provider is not authenticated: anybody who reaches the listener can send its webhooks");
         }

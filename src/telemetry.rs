@@ -8,8 +8,8 @@ mod log;
 use std::sync::OnceLock;
 
 use prometheus::{
-    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
-    process_collector::ProcessCollector, proto::MetricFamily,
+    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, process_collector::ProcessCollector, proto::MetricFamily,
 };
 
 pub use log::{Format as LogFormat, Line as LogLine, Lines as LogLines, init as init_log};
@@ -58,6 +58,8 @@ pub struct ProviderMetrics {
     name: &'static str,
     answered: Vec<(u16, IntCounter)>,
     last_accepted: OnceLock<Gauge>,
+    /// Whether its webhooks are received.
+    pub on: IntGauge,
     /// Changes by what became of them.
     pub changes: ChangeMetrics,
     /// Requests that carried no proof of who sent them.
@@ -129,6 +131,11 @@ impl Telemetry {
         )?;
         reload.set(1);
 
+        let on = make.int_gauge_vec(
+            "whatsapp_exporter_provider_on",
+            "1 where the provider's webhooks are received, 0 where its paths are 404.",
+            &["provider"],
+        )?;
         let requests = make.counter_vec(
             "whatsapp_exporter_webhook_requests_total",
             "Answers of the webhook listener.",
@@ -174,6 +181,7 @@ impl Telemetry {
                         .map(|code| (code, requests.with_label_values(&[name, &code.to_string()])))
                         .collect(),
                     last_accepted: OnceLock::new(),
+                    on: on.with_label_values(&[name]),
                     changes: ChangeMetrics {
                         applied: change("applied"),
                         duplicate: change("duplicate"),
@@ -297,6 +305,10 @@ impl Make<'_> {
 
     fn gauge_vec(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<GaugeVec> {
         self.register(GaugeVec::new(Opts::new(name, help), labels)?)
+    }
+
+    fn int_gauge_vec(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntGaugeVec> {
+        self.register(IntGaugeVec::new(Opts::new(name, help), labels)?)
     }
 
     fn int_gauge(&self, name: &str, help: &str) -> prometheus::Result<IntGauge> {

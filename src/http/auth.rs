@@ -3,7 +3,7 @@
 use aws_lc_rs::{digest, hmac};
 use hyper::{
     HeaderMap,
-    header::{AUTHORIZATION, FORWARDED, HeaderName},
+    header::{AUTHORIZATION, HeaderName},
 };
 use percent_encoding::percent_decode_str;
 use secrecy::ExposeSecret;
@@ -16,7 +16,6 @@ use crate::{
 };
 
 static SIGNATURE: HeaderName = HeaderName::from_static("x-hub-signature-256");
-static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// A provider and the proof it owes.
 pub struct Gate {
@@ -31,8 +30,6 @@ enum Access {
     Off,
     /// Anybody.
     Open,
-    /// Anybody who comes without a proxy: through one, loopback is public.
-    OpenUnlessForwarded,
     /// Who signs with one of these.
     Signed(Vec<hmac::Key>),
     /// Who knows one of these.
@@ -56,8 +53,6 @@ pub(super) enum Proof {
 pub(super) enum Denied {
     /// It carries no proof.
     Missing,
-    /// It came through a proxy, and the provider has no secret by which to trust it.
-    Forwarded,
     /// Its proof is false.
     Wrong,
 }
@@ -66,7 +61,6 @@ impl Denied {
     pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::Missing => "it carries no signature or token",
-            Self::Forwarded => "it came through a proxy and the provider has no secret",
             Self::Wrong => "its signature or token is wrong",
         }
     }
@@ -74,18 +68,17 @@ impl Denied {
 
 impl Gate {
     /// The gates of all providers, in the order of [`providers::ALL`].
-    pub fn all(configs: &[ProviderConfig], loopback: bool) -> Vec<Self> {
+    pub fn all(configs: &[ProviderConfig]) -> Vec<Self> {
         let of = |provider: &&'static dyn Provider| {
             let config = configs.iter().find(|config| config.name == provider.name())?;
-            Some(Self::new(*provider, config, loopback))
+            Some(Self::new(*provider, config))
         };
         providers::ALL.iter().filter_map(of).collect()
     }
 
-    fn new(provider: &'static dyn Provider, config: &ProviderConfig, loopback: bool) -> Self {
+    fn new(provider: &'static dyn Provider, config: &ProviderConfig) -> Self {
         let access = match (config.secrets.as_slice(), config.allow_unauthenticated) {
             ([], true) => Access::Open,
-            ([], false) if loopback => Access::OpenUnlessForwarded,
             ([], false) => Access::Off,
             (secrets, _) => match provider.auth() {
                 Auth::Signature => {
@@ -105,7 +98,7 @@ impl Gate {
 
     /// Whether anybody may send.
     pub fn is_open(&self) -> bool {
-        matches!(self.access, Access::Open | Access::OpenUnlessForwarded)
+        matches!(self.access, Access::Open)
     }
 
     /// Whether the path may end in a token.
@@ -118,10 +111,6 @@ impl Gate {
         match &self.access {
             Access::Off => Err(Denied::Missing),
             Access::Open => Ok(Proof::Done),
-            Access::OpenUnlessForwarded => {
-                let forwarded = headers.contains_key(FORWARDED) || headers.contains_key(&X_FORWARDED_FOR);
-                if forwarded { Err(Denied::Forwarded) } else { Ok(Proof::Done) }
-            }
             Access::Signed(_) => {
                 let given = header(headers, &SIGNATURE).ok_or(Denied::Missing)?;
                 let digits = given.strip_prefix(b"sha256=").ok_or(Denied::Wrong)?;

@@ -133,7 +133,7 @@ impl Webhooks {
     /// The same bytes for every reason; the log has the reason.
     fn unauthorized(&self, gate: &Gate, metrics: &ProviderMetrics, denied: Denied) -> Box<Answer> {
         match denied {
-            Denied::Missing | Denied::Forwarded => metrics.auth_missing.inc(),
+            Denied::Missing => metrics.auth_missing.inc(),
             Denied::Wrong => metrics.auth_wrong.inc(),
         }
         self.log_rejected(gate, StatusCode::UNAUTHORIZED, &denied.as_str());

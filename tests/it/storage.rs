@@ -12,7 +12,7 @@ use rusqlite::{Connection, OpenFlags, config::DbConfig};
 use serde_json::{Value as Json, json};
 use tempfile::TempDir;
 
-use crate::support::{Answer, Exporter, Sample, command, finish, request, value, wait_for};
+use crate::support::{Answer, Exporter, Sample, allow_all, command, finish, request, value, wait_for};
 
 const DATABASE: &str = "whatsapp-quality-exporter.db";
 const WAL: &str = "whatsapp-quality-exporter.db-wal";
@@ -687,7 +687,8 @@ fn refused(storage: &Path) -> String {
     let mut command = command();
     command
         .args(["--web.listen-address=127.0.0.1:0", "--webhook.listen-address=127.0.0.1:0", "--log.format=json"])
-        .arg(format!("--storage.path={}", storage.display()));
+        .arg(format!("--storage.path={}", storage.display()))
+        .arg(allow_all());
     let output = finish(command);
     let log = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{}: {log}", storage.display());

@@ -14,6 +14,7 @@ use std::{
 
 use aws_lc_rs::hmac;
 use serde_json::Value as Json;
+use whatsapp_quality_exporter::providers;
 
 /// A deadline for what should happen at once, on a machine that is busy with everything else.
 const PATIENCE: Duration = Duration::from_secs(150);
@@ -55,6 +56,11 @@ impl Exporter {
 
     /// As [`Exporter::start`], with variables of the environment.
     pub fn start_with(storage: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+        Self::start_bare(storage, &[&[allow_all().as_str()], arguments].concat(), environment)
+    }
+
+    /// As [`Exporter::start_with`], where only a provider is on that the test itself turns on.
+    pub fn start_bare(storage: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
         let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
         let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         Self::spawn(command(), storage, arguments, environment).ready()
@@ -75,7 +81,7 @@ impl Exporter {
         for (name, _) in program.get_envs() {
             shell.env_remove(name);
         }
-        Self::spawn(shell, storage, vec![], environment.to_vec())
+        Self::spawn(shell, storage, vec![allow_all()], environment.to_vec())
     }
 
     fn spawn(mut program: Command, storage: &Path, arguments: Vec<String>, environment: Vec<(String, String)>) -> Self {
@@ -267,6 +273,12 @@ impl Answer {
     pub fn json(&self) -> Json {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {:?}", self.text()))
     }
+}
+
+/// The flag that turns every provider on that has no secret.
+pub fn allow_all() -> String {
+    let names: Vec<_> = providers::ALL.iter().map(|provider| provider.name()).collect();
+    format!("--webhook.allow-unauthenticated={}", names.join(","))
 }
 
 /// The binary, without any variable that would configure it.

@@ -30,7 +30,7 @@ fn stages(criterion: &mut Criterion) {
         bencher.iter(|| hmac::verify(&key, black_box(body.as_bytes()), signature.as_ref()));
     });
     let parse = |body: &str| {
-        meta.parse(&Delivery { method: &Method::POST, query: "", body: body.as_bytes() }).expect("a webhook")
+        meta.parse(&Delivery { method: &Method::POST, query: "", content_type: b"", body: body.as_bytes() }).expect("a webhook")
     };
     criterion.bench_function("parse", |bencher| bencher.iter(|| parse(black_box(&body))));
 
@@ -42,8 +42,8 @@ fn stages(criterion: &mut Criterion) {
         for change in &parsed.changes {
             draft.apply(change, received);
         }
-        let records = draft.records();
-        draft.publish(&records);
+        let batch = draft.batch();
+        draft.publish(&batch);
     };
     (0..NUMBERS).for_each(|number| apply(parse(&load::webhook(number, 1_700_000_000))));
     let mut times = 1_700_000_001..;

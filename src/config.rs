@@ -43,6 +43,8 @@ pub struct Config {
     pub log_format: LogFormat,
     /// Whether phone numbers are logged whole.
     pub log_phone_numbers: bool,
+    /// Sentences about secrets that are most likely not as they were meant.
+    pub warnings: Vec<String>,
 }
 
 /// How a provider proves who it is.
@@ -79,11 +81,27 @@ pub enum ConfigError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// A secret is the empty string, with which anybody could sign.
-    #[error("the secret of {of} is empty; write the secret to it, or leave it out")]
-    SecretEmpty {
+    /// A secret is empty or blank, so that anybody could guess it.
+    #[error("the secret of {of} is empty or blank; write the secret to it, or leave it out")]
+    SecretBlank {
         /// The flag and its file, or the environment variable.
         of: String,
+    },
+    /// A secret has a line break in it, most likely because there are two.
+    #[error(
+        "the secret of {of} has more than one line; there is one secret to a file, and the flag is repeatable for more"
+    )]
+    SecretLines {
+        /// The flag and its file, or the environment variable.
+        of: String,
+    },
+    /// The path of the storage is none.
+    #[error("--storage.path {} is no path: {source}", path.display())]
+    StoragePath {
+        /// What was given.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
     },
     /// The secret is not UTF-8.
     #[error("the secret of {of} is not UTF-8 text")]
@@ -114,6 +132,7 @@ impl Config {
 
     fn from_matches(matches: &ArgMatches) -> Result<Self, ConfigError> {
         let allowed: Vec<&String> = many(matches, ALLOW_UNAUTHENTICATED);
+        let mut warnings = Vec::new();
         let providers = providers::ALL
             .iter()
             .map(|provider| {
@@ -121,7 +140,7 @@ impl Config {
                 let mut secrets = Vec::new();
                 let mut verify_tokens = Vec::new();
                 for kind in SecretKind::of(provider.auth()) {
-                    let read = kind.read(name, matches)?;
+                    let read = kind.read(name, matches, &mut warnings)?;
                     if *kind == SecretKind::VerifyToken { verify_tokens.extend(read) } else { secrets.extend(read) }
                 }
                 let allow_unauthenticated = allowed.iter().any(|allowed| *allowed == name);
@@ -134,12 +153,13 @@ impl Config {
             webhook_addresses: many(matches, WEBHOOK_LISTEN_ADDRESS).into_iter().cloned().collect(),
             telemetry_path: one(matches, TELEMETRY_PATH),
             max_requests: one(matches, MAX_REQUESTS),
-            storage_path: one(matches, STORAGE_PATH),
+            storage_path: absolute(one(matches, STORAGE_PATH))?,
             max_phone_numbers: one(matches, MAX_PHONE_NUMBERS),
             log_level: one(matches, LOG_LEVEL),
             log_format: one(matches, LOG_FORMAT),
             log_phone_numbers: matches.get_flag(LOG_PHONE_NUMBERS),
             providers,
+            warnings,
         };
         if !config.providers.iter().any(ProviderConfig::is_on) {
             let flags = providers::ALL.iter().filter_map(|provider| {
@@ -241,35 +261,75 @@ impl SecretKind {
         variable(&format!("{provider}.{}", self.name()))
     }
 
-    fn read(self, provider: &str, matches: &ArgMatches) -> Result<Vec<SecretString>, ConfigError> {
+    fn read(
+        self,
+        provider: &str,
+        matches: &ArgMatches,
+        warnings: &mut Vec<String>,
+    ) -> Result<Vec<SecretString>, ConfigError> {
+        let mut secret = |text, of: String| secret(self, text, of, warnings);
         let flag = self.flag(provider);
-        let files = many::<PathBuf>(matches, &flag).into_iter().map(|path| {
+        let mut secrets = Vec::new();
+        for path in many::<PathBuf>(matches, &flag) {
             let text = fs::read_to_string(path).map_err(|source| ConfigError::SecretFile {
                 flag: flag.clone(),
                 path: path.clone(),
                 source,
             })?;
-            secret(text, || format!("--{flag} ({})", path.display()))
-        });
+            secrets.push(secret(text, format!("--{flag} ({})", path.display()))?);
+        }
         let name = self.variable(provider);
-        let given = match env::var(&name) {
-            Ok(text) => Some(secret(text, || name)),
-            Err(VarError::NotPresent) => None,
-            Err(VarError::NotUnicode(_)) => Some(Err(ConfigError::SecretNotText { of: name })),
-        };
-        files.chain(given).collect()
+        match env::var(&name) {
+            Ok(text) => secrets.push(secret(text, name)?),
+            Err(VarError::NotPresent) => {}
+            Err(VarError::NotUnicode(_)) => return Err(ConfigError::SecretNotText { of: name }),
+        }
+        Ok(secrets)
     }
 }
 
 /// Takes a secret without its trailing newline.
-fn secret(mut text: String, of: impl FnOnce() -> String) -> Result<SecretString, ConfigError> {
+fn secret(
+    kind: SecretKind,
+    mut text: String,
+    of: String,
+    warnings: &mut Vec<String>,
+) -> Result<SecretString, ConfigError> {
+    const BYTE_ORDER_MARK: char = '\u{feff}';
     if text.ends_with('\n') {
         text.pop();
         if text.ends_with('\r') {
             text.pop();
         }
     }
-    if text.is_empty() { Err(ConfigError::SecretEmpty { of: of() }) } else { Ok(text.into()) }
+    if text.trim_matches(|c: char| c.is_whitespace() || c == BYTE_ORDER_MARK).is_empty() {
+        return Err(ConfigError::SecretBlank { of });
+    }
+    if text.contains('\n') {
+        return Err(ConfigError::SecretLines { of });
+    }
+    let bare = text.trim_start_matches(BYTE_ORDER_MARK).trim();
+    let is_quoted = |quote| bare.len() > 1 && bare.starts_with(quote) && bare.ends_with(quote);
+    let is_app_secret = text.len() == 32 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    let findings = [
+        (text.starts_with(BYTE_ORDER_MARK), "begins with a byte order mark"),
+        (text.trim_start_matches(BYTE_ORDER_MARK) != bare, "begins or ends with white space"),
+        (is_quoted('"') || is_quoted('\''), "stands in quotes"),
+        (
+            kind == SecretKind::AppSecret && !is_app_secret,
+            "is not 32 lower-case hex digits, as app secrets of Meta are",
+        ),
+    ];
+    let findings: Vec<_> = findings.into_iter().filter_map(|(is_found, what)| is_found.then_some(what)).collect();
+    if !findings.is_empty() {
+        warnings.push(format!("the secret of {of} {}; all of it is taken as the secret", findings.join(", and ")));
+    }
+    Ok(text.into())
+}
+
+/// A relative path would say nothing in the log of a service.
+fn absolute(path: PathBuf) -> Result<PathBuf, ConfigError> {
+    std::path::absolute(&path).map_err(|source| ConfigError::StoragePath { path, source })
 }
 
 const WEB_LISTEN_ADDRESS: &str = "web.listen-address";

@@ -8,7 +8,7 @@ mod key;
 mod limit;
 mod time;
 
-pub use change::{Change, Identity, MaxPhoneNumbers, Said, Subject};
+pub use change::{Change, Identity, MaxPhoneNumbers, Said, Subject, UnknownField, UnknownValue};
 pub use event::EventKind;
 pub use key::{AccountKey, InvalidKey, NumberKey, PhoneNumber, WabaId};
 pub use limit::{Direction, MessagingLimit};

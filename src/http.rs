@@ -22,8 +22,9 @@ mod webhook;
 
 use bytes::Bytes;
 use hyper::{
-    HeaderMap, Response, StatusCode,
-    header::{ALLOW, AsHeaderName, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS},
+    HeaderMap, Response, StatusCode, Version,
+    header::{ALLOW, AsHeaderName, CONTENT_TYPE, HOST, HeaderValue, X_CONTENT_TYPE_OPTIONS},
+    http::request::Parts,
 };
 use serde::Serialize;
 
@@ -62,6 +63,13 @@ fn error(status: StatusCode, sentence: &str) -> Answer {
         error: &'a str,
     }
     json(status, &Error { error: sentence })
+}
+
+/// A request of HTTP/1.1 names exactly one host (RFC 9112, 3.2); otherwise the answer says so.
+fn lacks_host(head: &Parts) -> Option<Answer> {
+    let hosts = head.headers.get_all(HOST).iter().count();
+    let is_wrong = head.version == Version::HTTP_11 && hosts != 1;
+    is_wrong.then(|| error(StatusCode::BAD_REQUEST, "a request of HTTP/1.1 needs one Host header"))
 }
 
 fn not_found() -> Answer {

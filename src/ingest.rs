@@ -23,9 +23,9 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use crate::{
-    domain::{Change, EventKind, MessagingLimit, Subject, Timestamp},
+    domain::{Change, MessagingLimit, Subject, Timestamp, UnknownField},
     providers::Parsed,
-    state::{Applied, Fold, Outcome, Record},
+    state::{Applied, Batch, Fold, Outcome, Sign},
     store::{Store, StoreError},
     telemetry::{LogLine, LogLines, Telemetry},
 };
@@ -95,8 +95,18 @@ pub enum IngestError {
 #[derive(Debug)]
 struct Job {
     provider: &'static str,
-    parsed: Parsed,
+    request: Request,
     done: oneshot::Sender<Result<Tally, IngestError>>,
+}
+
+/// What a provider sent, authentic and read.
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly every request is a delivery")]
+pub enum Request {
+    /// Webhooks.
+    Delivery(Parsed),
+    /// A handshake with the right verify token.
+    Handshake,
 }
 
 /// A delivery's answer, and whom to give it.
@@ -118,8 +128,8 @@ pub fn channel<S: Store + 'static>(
         store,
         telemetry,
         log_phone_numbers,
-        log_lines: LogLines::default(),
-        storage_lines: LogLines::default(),
+        log_lines: LogLines::of_the_known(),
+        storage_lines: LogLines::of_the_known(),
         size_read: None,
     };
     (Ingest(sender), writer, Answers(given))
@@ -134,10 +144,10 @@ impl Ingest {
     pub fn submit(
         &self,
         provider: &'static str,
-        parsed: Parsed,
+        request: Request,
     ) -> impl Future<Output = Result<Tally, IngestError>> + use<> {
         let (done, answer) = oneshot::channel();
-        let queued = self.0.try_send(Job { provider, parsed, done }).map_err(|error| match error {
+        let queued = self.0.try_send(Job { provider, request, done }).map_err(|error| match error {
             TrySendError::Full(_) => IngestError::Busy,
             // The writer has ended.
             TrySendError::Closed(_) => IngestError::Storage,
@@ -230,24 +240,37 @@ impl<S: Store + 'static> Writer<S> {
     fn store(&mut self, jobs: Vec<Job>, now: Timestamp) -> Result<(), StoreError> {
         let mut draft = self.fold.draft();
         let mut outcomes = Vec::with_capacity(jobs.len());
-        for job in &jobs {
-            draft.accept(job.provider, now);
-            outcomes.extend(job.parsed.changes.iter().map(|change| draft.apply(change, now)));
+        for Job { provider, request, .. } in &jobs {
+            match request {
+                Request::Handshake => draft.note(provider, Sign::Handshake, now),
+                Request::Delivery(parsed) => {
+                    let first = outcomes.len();
+                    outcomes.extend(parsed.changes.iter().map(|change| draft.apply(change, now)));
+                    draft.note(provider, Sign::Accepted, now);
+                    if outcomes.iter().skip(first).any(|outcome| *outcome != Outcome::Refused) {
+                        draft.note(provider, Sign::Change, now);
+                    }
+                }
+            }
         }
-        let records = draft.records();
-        let result = match records.is_empty() {
+        let batch = draft.batch();
+        let result = match batch.is_empty() {
             true => Ok(()),
-            false => commit(&mut self.store, &records, &self.telemetry, &self.storage_lines),
+            false => commit(&mut self.store, &batch, &self.telemetry, &self.storage_lines),
         };
         if result.is_ok() {
-            draft.publish(&records);
+            draft.publish(&batch);
             self.telemetry.phone_numbers.set(i64::try_from(self.fold.phone_numbers()).unwrap_or(i64::MAX));
         }
 
         let mut left = outcomes.as_slice();
         let mut answers = Vec::with_capacity(jobs.len());
         let mut accepted = Vec::with_capacity(jobs.len());
-        for Job { provider, parsed, done } in jobs {
+        for Job { provider, request, done } in jobs {
+            let Request::Delivery(parsed) = request else {
+                answers.push((done, self.handshake(provider, result.is_ok(), now)));
+                continue;
+            };
             let (outcomes, others) = left.split_at(parsed.changes.len());
             left = others;
             // Without a change there is nothing that could be lost.
@@ -288,6 +311,17 @@ impl<S: Store + 'static> Writer<S> {
         }
     }
 
+    /// Notes a handshake; its time is promised to outlive the process, as a change is.
+    fn handshake(&self, provider: &'static str, is_stored: bool, now: Timestamp) -> Result<Tally, IngestError> {
+        if !is_stored {
+            return Err(IngestError::Storage);
+        }
+        if let Some(metrics) = self.telemetry.provider(provider) {
+            metrics.last_handshake.set(now);
+        }
+        Ok(Tally::default())
+    }
+
     /// Counts what was accepted.
     fn count(&self, provider: &'static str, parsed: &Parsed, outcomes: &[Outcome], now: Timestamp) -> Tally {
         let mut tally =
@@ -304,13 +338,13 @@ impl<S: Store + 'static> Writer<S> {
                 }
             }
             if matches!(outcome, Outcome::Applied(_) | Outcome::Stale(_)) {
-                if matches!(change.subject, Subject::PhoneNumber { event: EventKind::Unknown, .. }) {
-                    metrics.unknown_events.inc();
+                for unknown in &change.unknown {
+                    match unknown.field {
+                        UnknownField::Event => metrics.unknown_events.inc(),
+                        UnknownField::Limit => metrics.unknown_limits.inc(),
+                    }
                 }
-                if change.unusable_limits > 0 {
-                    metrics.unknown_limits.inc_by(change.unusable_limits.into());
-                }
-                if let Some(time) = change.time.filter(|time| !time.is_ahead_of(now)) {
+                if let Some(time) = change.happened(now) {
                     metrics.delivery_delay.observe(now.seconds_since(time));
                 }
             }
@@ -328,7 +362,10 @@ impl<S: Store + 'static> Writer<S> {
                 counter.inc_by(changes);
             }
         }
-        self.telemetry.accepted(metrics, now);
+        metrics.last_accepted.set(now);
+        if tally.applied + tally.stale + tally.duplicate > 0 {
+            metrics.last_change.set(now);
+        }
         tally
     }
 
@@ -340,6 +377,9 @@ impl<S: Store + 'static> Writer<S> {
             warn!(provider, changes = parsed.invalid, %reason, left_out, "invalid changes in a webhook");
         }
         for (change, outcome) in parsed.changes.iter().zip(outcomes) {
+            if matches!(outcome, Outcome::Applied(_) | Outcome::Stale(_)) {
+                self.log_unknown_values(provider, change, now);
+            }
             let applied = match outcome {
                 Outcome::Duplicate => continue,
                 Outcome::Applied(applied) => Some((applied, "applied")),
@@ -355,6 +395,16 @@ impl<S: Store + 'static> Writer<S> {
                     left_out = line.left_out,
                     "change refused: it would add a phone number or an account beyond --limits.max-phone-numbers"
                 ),
+            }
+        }
+    }
+
+    /// Logs each value that this version does not know, because a provider does not send it again.
+    fn log_unknown_values(&self, provider: &'static str, change: &Change, now: Instant) {
+        for unknown in &change.unknown {
+            if let Some(LogLine { left_out }) = self.log_lines.admit(now) {
+                let (field, value) = (unknown.field.as_str(), unknown.value.as_str());
+                warn!(provider, field, value, left_out, "unknown value in a webhook");
             }
         }
     }
@@ -398,15 +448,10 @@ impl<S: Store + 'static> Writer<S> {
     }
 }
 
-fn commit<S: Store>(
-    store: &mut S,
-    records: &[Record],
-    telemetry: &Telemetry,
-    lines: &LogLines,
-) -> Result<(), StoreError> {
+fn commit<S: Store>(store: &mut S, batch: &Batch, telemetry: &Telemetry, lines: &LogLines) -> Result<(), StoreError> {
     let metrics = &telemetry.storage;
     let began = Instant::now();
-    let result = store.commit(records);
+    let result = store.commit(batch);
     metrics.commit_duration.observe(began.elapsed().as_secs_f64());
     metrics.up.set(result.is_ok().into());
     match &result {

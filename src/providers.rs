@@ -61,6 +61,8 @@ pub struct Delivery<'a> {
     pub method: &'a Method,
     /// The raw query string, without the `?`.
     pub query: &'a str,
+    /// The header `Content-Type`; empty where there is none.
+    pub content_type: &'a [u8],
     /// The raw body.
     pub body: &'a [u8],
 }
@@ -96,6 +98,10 @@ pub enum InvalidChange {
     /// A list, an object or a value is of another JSON type.
     #[error("a part of it is not of the documented JSON type")]
     Shape,
+    /// An id or a phone number sent as a JSON number has a sign, a fraction or an exponent: rounded or not, it would be
+    /// another one's.
+    #[error("an id or a phone number is a JSON number that is not plain digits")]
+    NotPlainDigits,
     /// The phone number or the account id is not one.
     #[error(transparent)]
     Key(#[from] InvalidKey),
@@ -118,6 +124,14 @@ impl Parsed {
         match change {
             Ok(change) => self.changes.push(change),
             Err(reason) => self.invalid(reason),
+        }
+    }
+
+    /// Counts values that stand in the place of an object or a list.
+    fn invalid_shapes(&mut self, values: u64) {
+        self.invalid += values;
+        if values > 0 {
+            self.first_invalid.get_or_insert(InvalidChange::Shape);
         }
     }
 

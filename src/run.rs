@@ -98,7 +98,10 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: impl Future<Out
     );
     let web = WebThread::start(listeners.web, web, stopped.clone())?;
 
-    let gates = Gate::all(&config.providers);
+    for warning in &config.warnings {
+        warn!("{warning}");
+    }
+    let gates = Gate::all(&config.providers, &telemetry);
     announce(&gates, &telemetry);
     let webhooks = Arc::new(Webhooks::new(gates, Arc::clone(&entrance), Arc::clone(&telemetry)));
     let mut servers = start("webhook", listeners.webhook, &webhooks, &stopped)?;
@@ -113,11 +116,7 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: impl Future<Out
         None => Ok(()),
         Some(Err(error)) => Err(error),
         Some(Ok((fold, store, is_up))) => {
-            for (provider, at) in fold.accepted() {
-                if let Some(metrics) = telemetry.provider(provider) {
-                    telemetry.accepted(metrics, at);
-                }
-            }
+            show_heartbeats(&fold, &telemetry);
             telemetry.phone_numbers.set(i64::try_from(table.phone_numbers_len()).unwrap_or(i64::MAX));
             telemetry.storage.up.set(is_up.into());
             let (ingest, writer, answers) =
@@ -164,6 +163,22 @@ fn announce(gates: &[Gate], telemetry: &Telemetry) {
             info!(provider, "provider is off, and its paths are 404: it has no secret");
         } else if gate.is_open() {
             warn!(provider, "provider is not authenticated: anybody who reaches the listener can send its webhooks");
+        }
+    }
+}
+
+/// Shows the signs of life that providers gave before this process began.
+fn show_heartbeats(fold: &Fold, telemetry: &Telemetry) {
+    for (provider, heartbeat) in fold.heartbeats() {
+        let Some(metrics) = telemetry.provider(provider) else { continue };
+        for (gauge, at) in [
+            (&metrics.last_accepted, heartbeat.last_accepted),
+            (&metrics.last_change, heartbeat.last_change),
+            (&metrics.last_handshake, heartbeat.last_handshake),
+        ] {
+            if let Some(at) = at {
+                gauge.set(at);
+            }
         }
     }
 }

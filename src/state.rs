@@ -8,7 +8,7 @@ mod record;
 mod shards;
 mod table;
 
-pub use fold::{Applied, Draft, Fold, Outcome};
-pub use record::{Accepted, Account, Counts, Fact, Limit, Number, Record};
+pub use fold::{Applied, Batch, Draft, Fold, Outcome, Sign};
+pub use record::{Account, Counts, Fact, Heartbeat, Limit, Number, Record};
 pub use shards::Shards;
 pub use table::{SHARDS, Table, shard_of, shard_of_account};

@@ -8,13 +8,14 @@ mod sqlite;
 use std::{fmt, path::PathBuf, sync::Arc};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::Value;
 
 pub use sqlite::Sqlite;
 
 use crate::{
-    domain::{AccountKey, NumberKey, PhoneNumber, WabaId},
+    domain::{AccountKey, EventKind, NumberKey, PhoneNumber, WabaId},
     providers,
-    state::{Accepted, Account, Number, Record},
+    state::{Account, Batch, Heartbeat, Number, Record},
 };
 
 /// A storage for records.
@@ -27,12 +28,12 @@ pub trait Store: Send {
     /// Where anything stored cannot be read: a fleet with holes must not be served.
     fn load(&mut self, each: &mut dyn FnMut(Record)) -> Result<(), StoreError>;
 
-    /// Stores all of `records` or none; when it returns `Ok` they survive a loss of power.
+    /// Stores all of `batch` or nothing of it; when it returns `Ok` it survives a loss of power.
     ///
     /// # Errors
     ///
     /// After an error that [`StoreError::is_fatal`], the storage must not be used again.
-    fn commit(&mut self, records: &[Record]) -> Result<(), StoreError>;
+    fn commit(&mut self, batch: &Batch) -> Result<(), StoreError>;
 
     /// Commits something that changes nothing, to see whether the storage takes commits.
     ///
@@ -68,6 +69,30 @@ pub enum StoreError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The disk is full, or this user may not write more.
+    #[error("cannot write to the storage folder {}: {source}; {free} bytes are free there: make room, or lift this user's limit", path.display())]
+    Full {
+        /// The folder.
+        path: PathBuf,
+        /// What the system or the engine said.
+        source: Box<dyn std::error::Error + Send + Sync>,
+        /// Bytes that this user may still write.
+        free: u64,
+    },
+    /// The size of the database cannot be read.
+    #[error("cannot read the size of {}: {source}", path.display())]
+    Size {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Another program reads an old state of the database, which the write-ahead log must keep for it.
+    #[error("the write-ahead log of {} cannot be written back and grows: another program has a transaction open (a sqlite3 shell, a backup); end it (lsof shows who has the file open)", path.display())]
+    Held {
+        /// The database.
+        path: PathBuf,
+    },
     /// Another process has the folder.
     #[error("the storage folder {} is in use by another process; stop it, or give this one a folder of its own (--storage.path)", path.display())]
     InUse {
@@ -75,14 +100,12 @@ pub enum StoreError {
         path: PathBuf,
     },
     /// The database was written by a later version.
-    #[error("the database {} was written by a newer version of this program (format {found}, this one reads {known}); install that version again, or give another folder (--storage.path); nothing was changed", path.display())]
+    #[error("the database {} was written by a newer version of this program ({what}); install that version again, or give another folder (--storage.path); nothing was changed", path.display())]
     Newer {
         /// The database.
         path: PathBuf,
-        /// The format that was found.
-        found: u32,
-        /// The newest format that this version reads.
-        known: u32,
+        /// What this version does not know.
+        what: String,
     },
     /// The database is damaged, or is none of ours.
     #[error("the database {} is damaged or not this program's: {what}; restore it from a backup, or move it away to start without its history; nothing was changed", path.display())]
@@ -93,8 +116,10 @@ pub enum StoreError {
         what: String,
     },
     /// The database engine failed.
-    #[error("the database failed to {operation}: {source}")]
+    #[error("the database {} failed to {operation}: {source}", path.display())]
     Engine {
+        /// The database.
+        path: PathBuf,
         /// What was tried.
         operation: &'static str,
         /// What the engine said.
@@ -111,6 +136,7 @@ impl StoreError {
                 matches!(error.code, rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase)
                     || matches!(error.extended_code, ffi::SQLITE_IOERR_FSYNC | ffi::SQLITE_IOERR_DIR_FSYNC)
             }),
+            Self::Full { .. } | Self::Held { .. } | Self::Size { .. } => false,
             _ => true,
         }
     }
@@ -126,17 +152,27 @@ struct Document<T> {
     record: T,
 }
 
-/// The version alone, to tell a newer document from a damaged one.
+/// As much of a document as tells a newer one from a damaged one.
 #[derive(Deserialize)]
-struct Version {
+struct Sketch {
     version: u32,
+    #[serde(default)]
+    record: Value,
 }
 
 /// Why a document cannot be read.
 #[derive(Debug, PartialEq)]
 enum Unreadable {
-    Newer(u32),
+    Newer(String),
     Damaged(String),
+}
+
+impl Unreadable {
+    /// A name that a later version may have made, as far as it is fit for a sentence.
+    fn newer(kind: &str, name: &str) -> Self {
+        let name: String = name.chars().filter(|c| c.is_ascii_graphic()).take(64).collect();
+        Self::Newer(format!("its {kind} {name:?} is unknown to this version"))
+    }
 }
 
 /// The document's key: a JSON list, for a phone number may hold any separator.
@@ -160,7 +196,9 @@ fn write_document(record: &Record, text: &mut Vec<u8>) -> serde_json::Result<()>
         Record::Account(_, account) => {
             serde_json::to_writer(text, &Document { version: VERSION, record: account.as_ref() })
         }
-        Record::Provider(_, accepted) => serde_json::to_writer(text, &Document { version: VERSION, record: accepted }),
+        Record::Provider(_, heartbeat) => {
+            serde_json::to_writer(text, &Document { version: VERSION, record: heartbeat })
+        }
     }
 }
 
@@ -171,34 +209,42 @@ fn decode(key: &str, value: &str) -> Result<Record, Unreadable> {
     let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
     let provider = |name: &str| {
         let provider = providers::ALL.iter().find(|provider| provider.name() == name);
-        provider.map(|provider| provider.name()).ok_or_else(|| damaged(&"a record is of an unknown provider"))
+        provider.map(|provider| provider.name()).ok_or_else(|| Unreadable::newer("provider", name))
     };
-    let account = |name, waba_id| {
-        let waba_id = WabaId::parse(waba_id).map_err(|error| damaged(&error))?;
-        Ok(AccountKey { provider: provider(name)?, waba_id })
-    };
+    let account = |name, waba_id| Ok(AccountKey { provider: provider(name)?, waba_id: WabaId::from_stored(waba_id) });
     match parts.as_slice() {
         ["number", name, waba_id, number] => {
-            let phone_number = PhoneNumber::parse(number).map_err(|error| damaged(&error))?;
-            let key = NumberKey { account: account(name, waba_id)?, phone_number };
+            let key = NumberKey { account: account(name, waba_id)?, phone_number: PhoneNumber::from_stored(number) };
             Ok(Record::Number(key, Arc::new(content::<Number>(value)?)))
         }
         ["account", name, waba_id] => {
             Ok(Record::Account(account(name, waba_id)?, Arc::new(content::<Account>(value)?)))
         }
-        ["provider", name] => Ok(Record::Provider(provider(name)?, content::<Accepted>(value)?)),
-        _ => Err(damaged(&"a record is of an unknown kind")),
+        ["provider", name] => Ok(Record::Provider(provider(name)?, content::<Heartbeat>(value)?)),
+        ["number" | "account" | "provider", ..] | [] => Err(damaged(&"a key is not readable")),
+        [kind, ..] => Err(Unreadable::newer("kind of record", kind)),
     }
 }
 
 fn content<T: DeserializeOwned>(value: &str) -> Result<T, Unreadable> {
-    let version = || serde_json::from_str(value).ok().map(|Version { version }| version);
     match serde_json::from_str::<Document<T>>(value) {
         Ok(document) if document.version <= VERSION => Ok(document.record),
-        _ => Err(match version() {
-            Some(version) if version > VERSION => Unreadable::Newer(version),
-            // serde's message may quote the document.
-            _ => Unreadable::Damaged("a record is not a readable document".into()),
-        }),
+        _ => Err(why_unreadable(value)),
+    }
+}
+
+/// A later version may have given its documents a higher version, or only have learned an event's name.
+fn why_unreadable(value: &str) -> Unreadable {
+    // serde's message may quote the document.
+    let damaged = Unreadable::Damaged("a record is not a readable document".into());
+    let Ok(Sketch { version, record }) = serde_json::from_str(value) else { return damaged };
+    if version > VERSION {
+        return Unreadable::Newer(format!("a document has version {version}, and this version reads {VERSION}"));
+    }
+    let is_known = |event: &&String| EventKind::ALL.iter().any(|kind| kind.as_str() == event.as_str());
+    let events = record.get("events").and_then(Value::as_object);
+    match events.and_then(|events| events.keys().find(|event| !is_known(event))) {
+        Some(event) => Unreadable::newer("event", event),
+        None => damaged,
     }
 }

@@ -20,7 +20,7 @@ use crate::{domain::Timestamp, providers};
 pub const NO_PROVIDER: &str = "none";
 
 /// The answers the webhook listener gives.
-const CODES: [u16; 8] = [200, 400, 401, 404, 405, 408, 413, 503];
+const CODES: [u16; 9] = [200, 400, 401, 404, 405, 408, 413, 415, 503];
 /// What only a handshake is answered.
 const FORBIDDEN: u16 = 403;
 
@@ -39,7 +39,7 @@ pub struct Telemetry {
     registry: Registry,
     providers: Vec<ProviderMetrics>,
     requests: IntCounterVec,
-    last_accepted: GaugeVec,
+    secret_last_used: GaugeVec,
     /// Scrapes of `/metrics`.
     pub scrape_duration: Histogram,
     /// Numbers known.
@@ -57,7 +57,12 @@ pub struct Telemetry {
 pub struct ProviderMetrics {
     name: &'static str,
     answered: Vec<(u16, IntCounter)>,
-    last_accepted: OnceLock<Gauge>,
+    /// When a delivery was last accepted.
+    pub last_accepted: TimeGauge,
+    /// When a delivery last held a change.
+    pub last_change: TimeGauge,
+    /// When a handshake was last answered with its challenge.
+    pub last_handshake: TimeGauge,
     /// Whether its webhooks are received.
     pub on: IntGauge,
     /// Changes by what became of them.
@@ -66,6 +71,8 @@ pub struct ProviderMetrics {
     pub auth_missing: IntCounter,
     /// Requests that carried a false one.
     pub auth_wrong: IntCounter,
+    /// Handshakes without the right verify token.
+    pub auth_handshake: IntCounter,
     /// Event names this version does not know.
     pub unknown_events: IntCounter,
     /// Limits that are none.
@@ -167,6 +174,24 @@ impl Telemetry {
             &DELAY_SECONDS,
         )?;
 
+        let [last_accepted, last_change, last_handshake] = [
+            (
+                "whatsapp_exporter_webhook_last_accepted_timestamp_seconds",
+                "When a webhook of the provider was last accepted; absent until the first. A handshake does not count.",
+            ),
+            (
+                "whatsapp_exporter_webhook_last_change_timestamp_seconds",
+                "When a webhook of the provider last held a change that was applied, stale or a duplicate; absent until \
+                 the first. A webhook of which all was ignored does not count.",
+            ),
+            (
+                "whatsapp_exporter_webhook_last_handshake_timestamp_seconds",
+                "When a handshake of the provider was last answered 200; absent until the first.",
+            ),
+        ]
+        .map(|(name, help)| make.gauge_vec(name, help, &["provider"]));
+        let (last_accepted, last_change, last_handshake) = (last_accepted?, last_change?, last_handshake?);
+
         let providers = providers::ALL
             .iter()
             .map(|provider| {
@@ -180,7 +205,9 @@ impl Telemetry {
                         .chain(handshake)
                         .map(|code| (code, requests.with_label_values(&[name, &code.to_string()])))
                         .collect(),
-                    last_accepted: OnceLock::new(),
+                    last_accepted: TimeGauge::new(&last_accepted, &[name]),
+                    last_change: TimeGauge::new(&last_change, &[name]),
+                    last_handshake: TimeGauge::new(&last_handshake, &[name]),
                     on: on.with_label_values(&[name]),
                     changes: ChangeMetrics {
                         applied: change("applied"),
@@ -192,6 +219,7 @@ impl Telemetry {
                     },
                     auth_missing: auth_failures.with_label_values(&[name, "missing"]),
                     auth_wrong: auth_failures.with_label_values(&[name, "wrong"]),
+                    auth_handshake: auth_failures.with_label_values(&[name, "handshake"]),
                     unknown_events: unknown.with_label_values(&[name, "event"]),
                     unknown_limits: unknown.with_label_values(&[name, "limit"]),
                     duration: duration.with_label_values(&[name]),
@@ -211,10 +239,11 @@ impl Telemetry {
         let telemetry = Self {
             providers,
             requests,
-            last_accepted: make.gauge_vec(
-                "whatsapp_exporter_webhook_last_accepted_timestamp_seconds",
-                "When a webhook of the provider was last accepted; absent until the first.",
-                &["provider"],
+            secret_last_used: make.gauge_vec(
+                "whatsapp_exporter_webhook_secret_last_used_timestamp_seconds",
+                "When a secret last proved a webhook since this process began; absent until then. The secrets of a \
+                 provider are numbered from 1 in the order given, files first, then the environment.",
+                &["provider", "secret"],
             )?,
             scrape_duration: make.histogram(
                 "whatsapp_exporter_scrape_duration_seconds",
@@ -269,16 +298,34 @@ impl Telemetry {
         }
     }
 
-    /// Notes that a delivery of a provider was accepted.
-    pub fn accepted(&self, provider: &ProviderMetrics, at: Timestamp) {
-        // Made only now, so that there is none before the first.
-        let gauge = provider.last_accepted.get_or_init(|| self.last_accepted.with_label_values(&[provider.name]));
-        gauge.set(at.as_seconds());
+    /// When a secret of a provider last proved a webhook. Secrets are numbered from 1 in the order given.
+    pub fn secret_last_used(&self, provider: &str, number: usize) -> TimeGauge {
+        TimeGauge::new(&self.secret_last_used, &[provider, &number.to_string()])
     }
 
     /// The metrics as they stand.
     pub fn gather(&self) -> Vec<MetricFamily> {
         self.registry.gather()
+    }
+}
+
+/// A gauge of a time, absent until the first.
+#[derive(Debug)]
+pub struct TimeGauge {
+    family: GaugeVec,
+    labels: Vec<String>,
+    gauge: OnceLock<Gauge>,
+}
+
+impl TimeGauge {
+    fn new(family: &GaugeVec, labels: &[&str]) -> Self {
+        let labels = labels.iter().map(|label| (*label).to_owned()).collect();
+        Self { family: family.clone(), labels, gauge: OnceLock::new() }
+    }
+
+    /// Sets the time.
+    pub fn set(&self, at: Timestamp) {
+        self.gauge.get_or_init(|| self.family.with_label_values(&self.labels)).set(at.as_seconds());
     }
 }
 

@@ -22,7 +22,7 @@ use whatsapp_quality_exporter::{
     http::{Gate, Handler, Web, Webhooks},
     ingest,
     providers::{self, Delivery},
-    state::{Fold, Record, Table},
+    state::{Batch, Fold, Record, Table},
     store::{Sqlite, Store, StoreError},
     telemetry::Telemetry,
 };
@@ -93,7 +93,7 @@ async fn webhooks(times: usize, batch: usize) {
         allow_unauthenticated: false,
     };
     let configs: Vec<_> = providers::ALL.iter().map(config).collect();
-    let webhooks = Arc::new(Webhooks::new(Gate::all(&configs, true), Arc::new(OnceLock::from(ingest)), telemetry));
+    let webhooks = Arc::new(Webhooks::new(Gate::all(&configs, &telemetry), Arc::new(OnceLock::from(ingest)), telemetry));
     for begin in (0..times).step_by(batch) {
         let senders: Vec<_> = (begin..begin + batch)
             .map(|index| {
@@ -124,13 +124,13 @@ async fn scrapes(times: usize) {
     let meta = providers::ALL.iter().find(|provider| provider.name() == "meta").expect("Meta");
     for number in 0..NUMBERS {
         let body = load::webhook(number, EPOCH);
-        let delivery = Delivery { method: &hyper::Method::POST, query: "", body: body.as_bytes() };
+        let delivery = Delivery { method: &hyper::Method::POST, query: "", content_type: b"", body: body.as_bytes() };
         let mut draft = fold.draft();
         for change in meta.parse(&delivery).expect("a webhook").changes {
             draft.apply(&change, Timestamp::from_unix_seconds(EPOCH as i64).expect("a time"));
         }
-        let records = draft.records();
-        draft.publish(&records);
+        let batch = draft.batch();
+        draft.publish(&batch);
     }
     let telemetry = Arc::new(Telemetry::new().expect("telemetry"));
     let (ingest, ..) = ingest::channel(fold, Nowhere, Arc::clone(&telemetry), false);
@@ -155,7 +155,7 @@ impl Store for Nowhere {
         Ok(())
     }
 
-    fn commit(&mut self, _: &[Record]) -> Result<(), StoreError> {
+    fn commit(&mut self, _: &Batch) -> Result<(), StoreError> {
         Ok(())
     }
 

@@ -61,7 +61,7 @@ pub fn memory(listener: TcpListener, last: Stage) {
             if last < Stage::Parse {
                 return answer();
             }
-            let parsed = meta.parse(&Delivery { method: &Method::POST, query: "", body: &body }).expect("a webhook");
+            let parsed = meta.parse(&Delivery { method: &Method::POST, query: "", content_type: b"", body: &body }).expect("a webhook");
             assert_eq!(parsed.changes.len(), 1);
             if last < Stage::Fold {
                 return answer();
@@ -71,8 +71,8 @@ pub fn memory(listener: TcpListener, last: Stage) {
             for change in &parsed.changes {
                 draft.apply(change, Timestamp::from(SystemTime::now()));
             }
-            let records = draft.records();
-            draft.publish(&records);
+            let batch = draft.batch();
+            draft.publish(&batch);
             answer()
         }
     });

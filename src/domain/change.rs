@@ -2,6 +2,8 @@ use std::fmt;
 
 use aws_lc_rs::digest;
 use serde::{Deserialize, Serialize};
+use smol_str::SmolStr;
+use unicode_properties::{GeneralCategory, UnicodeGeneralCategory};
 
 use super::{AccountKey, EventKind, MessagingLimit, PhoneNumber, Timestamp};
 
@@ -18,8 +20,26 @@ pub struct Change {
     pub time: Option<Timestamp>,
     /// What tells this delivery from another; `None` where it has neither an id nor a time.
     pub identity: Option<Identity>,
-    /// Limit fields that held something which is not a limit.
-    pub unusable_limits: u32,
+    /// Values that this version does not know.
+    pub unknown: Vec<UnknownValue>,
+}
+
+/// A value that a provider sent and this version does not know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnknownValue {
+    /// Where it stood.
+    pub field: UnknownField,
+    /// As it is safe to log.
+    pub value: SmolStr,
+}
+
+/// Where an unknown value stood.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnknownField {
+    /// In the place of an event's name.
+    Event,
+    /// In the place of a limit.
+    Limit,
 }
 
 /// Whom a change speaks of.
@@ -59,10 +79,41 @@ pub struct MaxPhoneNumbers {
 }
 
 impl Change {
-    /// When it happened: the provider's time, or `received` where there is none to believe.
-    pub fn happened(&self, received: Timestamp) -> Timestamp {
-        self.time.filter(|time| !time.is_ahead_of(received)).unwrap_or(received)
+    /// When it happened, where the provider says a time that can be believed at `received`.
+    pub fn happened(&self, received: Timestamp) -> Option<Timestamp> {
+        self.time.filter(|time| !time.is_ahead_of(received))
     }
+}
+
+impl UnknownValue {
+    const MAX_CHARACTERS: usize = 64;
+    /// Shorter numbers do not exist: E.164 with a country code.
+    const DIGITS_OF_A_NUMBER: usize = 7;
+
+    /// Takes what stood there: its printable characters, at most 64 of them. Where it has as many digits as a phone
+    /// number or an id, each digit is masked, because these are personal data.
+    pub fn new(field: UnknownField, text: &str) -> Self {
+        let printable = text.chars().filter(|c| is_printable(*c)).take(Self::MAX_CHARACTERS);
+        let is_number = printable.clone().filter(|c| c.is_numeric()).count() >= Self::DIGITS_OF_A_NUMBER;
+        let value = printable.map(|c| if is_number && c.is_numeric() { '*' } else { c }).collect();
+        Self { field, value }
+    }
+}
+
+impl UnknownField {
+    /// The value of the label `field`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Event => "event",
+            Self::Limit => "limit",
+        }
+    }
+}
+
+fn is_printable(c: char) -> bool {
+    use GeneralCategory::{Format, LineSeparator, ParagraphSeparator, PrivateUse, Unassigned};
+    !c.is_control()
+        && !matches!(c.general_category(), Format | LineSeparator | ParagraphSeparator | PrivateUse | Unassigned)
 }
 
 impl Said {
@@ -107,6 +158,22 @@ impl fmt::Debug for Identity {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn unknown_value_is_printable_short_and_no_number() {
+        for (text, want) in [
+            ("RESTRICTED", "RESTRICTED"),
+            ("TIER_3X", "TIER_3X"),
+            ("é 😀", "é 😀"),
+            ("a\nb\u{200e}c\u{2028}d\u{1b}[0m", "abcd[0m"),
+            ("+1 555-078-3881", "+* ***-***-****"),
+            ("١٥٥٥٠٧٨٣٨٨١", "***********"),
+            ("123456", "123456"),
+        ] {
+            assert_eq!(UnknownValue::new(UnknownField::Event, text).value, want, "{text:?}");
+        }
+        assert_eq!(UnknownValue::new(UnknownField::Limit, &"é".repeat(100)).value, "é".repeat(64));
+    }
 
     #[test]
     fn parts_do_not_run_together() {

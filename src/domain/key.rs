@@ -1,10 +1,12 @@
 use std::fmt;
 
 use smol_str::SmolStr;
+use unicode_properties::{GeneralCategory, UnicodeGeneralCategory};
 
-/// A phone number in one spelling: without a leading `+`, spaces, `-`, `.`, `(` and `)`.
+/// A phone number in one spelling: without a leading `+`, white space, invisible marks, dashes, `.`, `(`, `)` and `/`,
+/// and with ASCII digits.
 ///
-/// Any other character is kept, for some providers mask digits (`1086***36726376`).
+/// Any other character is kept, because some providers mask digits (`1086***36726376`).
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PhoneNumber(SmolStr);
 
@@ -46,6 +48,9 @@ pub enum InvalidKey {
     /// Bytes that were not UTF-8 were lost on the way: two numbers could become one.
     #[error("the phone number or the account id holds U+FFFD: bytes of it were lost")]
     Undecodable,
+    /// No spelling of a number or an id has one, so the text was cut or joined on its way.
+    #[error("the phone number or the account id holds a control character")]
+    ControlCharacter,
     /// Meta's ids have 15 to 17 digits.
     #[error("the account id is longer than 64 characters")]
     AccountTooLong,
@@ -63,7 +68,8 @@ impl PhoneNumber {
     ///
     /// [`InvalidKey`]; the sender is at fault.
     pub fn parse(text: &str) -> Result<Self, InvalidKey> {
-        let bare: SmolStr = text.chars().filter(|c| !matches!(c, ' ' | '-' | '.' | '(' | ')')).collect();
+        decodable(text)?;
+        let bare: SmolStr = text.chars().filter(|c| !is_punctuation(*c)).map(ascii_digit).collect();
         // Every leading `+`, so that a number reads as itself again: from the storage, from a filter.
         let number = bare.trim_start_matches('+');
         if number.is_empty() {
@@ -73,9 +79,13 @@ impl PhoneNumber {
         } else if number.contains(['<', '>']) {
             Err(InvalidKey::NumberPlaceholder)
         } else {
-            decoded(number)?;
             Ok(Self(number.into()))
         }
+    }
+
+    /// Takes a number as an earlier version of this program stored it, whose rules may have been others.
+    pub fn from_stored(text: &str) -> Self {
+        Self(text.into())
     }
 
     /// The number as the label `phone_number` shows it.
@@ -101,8 +111,13 @@ impl WabaId {
         if text.chars().count() > MAX_CHARACTERS {
             return Err(InvalidKey::AccountTooLong);
         }
-        decoded(text)?;
+        decodable(text)?;
         Ok(Self(text.into()))
+    }
+
+    /// Takes an id as an earlier version of this program stored it, whose rules may have been others.
+    pub fn from_stored(text: &str) -> Self {
+        Self(text.into())
     }
 
     /// The id as the label `waba_id` shows it.
@@ -116,9 +131,39 @@ impl WabaId {
     }
 }
 
-/// U+FFFD stands where a decoder met bytes that are not UTF-8.
-fn decoded(text: &str) -> Result<(), InvalidKey> {
-    if text.contains(char::REPLACEMENT_CHARACTER) { Err(InvalidKey::Undecodable) } else { Ok(()) }
+/// Whether a text came whole. U+FFFD stands where a decoder met bytes that are not UTF-8.
+fn decodable(text: &str) -> Result<(), InvalidKey> {
+    if text.contains(char::is_control) {
+        Err(InvalidKey::ControlCharacter)
+    } else if text.contains(char::REPLACEMENT_CHARACTER) {
+        Err(InvalidKey::Undecodable)
+    } else {
+        Ok(())
+    }
+}
+
+/// Whether a character only divides a number's digits for the eye, or is not seen at all.
+fn is_punctuation(c: char) -> bool {
+    match c {
+        ' ' | '-' | '.' | '(' | ')' | '/' => true,
+        _ if c.is_ascii() => false,
+        _ => {
+            c.is_whitespace()
+                || matches!(c.general_category(), GeneralCategory::Format | GeneralCategory::DashPunctuation)
+        }
+    }
+}
+
+/// A decimal digit of any script as the ASCII one; any other character as it is.
+fn ascii_digit(c: char) -> char {
+    let is_digit = |c: char| c.general_category() == GeneralCategory::DecimalNumber;
+    if c.is_ascii() || !is_digit(c) {
+        return c;
+    }
+    // Unicode gives each script ten digits in a row from zero to nine, so the place in the row is the value. Rows that
+    // follow one another without a gap (mathematical digits) are tens as well.
+    let before = (1..=c as u32).map_while(|steps| char::from_u32(c as u32 - steps)).take_while(|c| is_digit(*c));
+    char::from_digit(u32::try_from(before.count() % 10).unwrap_or_default(), 10).unwrap_or(c)
 }
 
 /// Masked: a phone number is personal data, and what is printed for debugging ends in a log.
@@ -152,7 +197,23 @@ mod tests {
 
     #[test]
     fn spellings_of_one_number_are_one() {
-        for text in ["15550783881", "+1 555-078-3881", " 15550783881", "(1555) 078.3881", "+ (+) 15550783881"] {
+        for text in [
+            "15550783881",
+            "+1 555-078-3881",
+            " 15550783881",
+            "(1555) 078.3881",
+            "+ (+) 15550783881",
+            "1555/078/3881",
+            // Direction marks, a soft hyphen, a zero width space, a byte order mark, no-break spaces, dashes.
+            "\u{202a}+1\u{a0}555\u{2011}078\u{2013}3881\u{202c}",
+            "\u{feff}1\u{ad}555\u{200b}078\u{202f}3881\u{200e}",
+            "\u{200e}+1555\u{ff0d}0783881",
+            "１５５５０７８３８８１",
+            "١٥٥٥٠٧٨٣٨٨١",
+            "१५५५०७८३८८१",
+            "𝟏𝟓𝟓𝟓𝟎𝟕𝟖𝟑𝟖𝟖𝟏",
+            "𝟷𝟻𝟻𝟻𝟶𝟽𝟾𝟹𝟾𝟾𝟷",
+        ] {
             assert_eq!(PhoneNumber::parse(text).unwrap().as_str(), "15550783881", "{text:?}");
         }
         assert_eq!(PhoneNumber::parse("1086***36726376").unwrap().as_str(), "1086***36726376");
@@ -168,12 +229,31 @@ mod tests {
             ("<display_phone_number>", InvalidKey::NumberPlaceholder),
             ("1>", InvalidKey::NumberPlaceholder),
             ("1\u{fffd}", InvalidKey::Undecodable),
+            ("\t15550783881", InvalidKey::ControlCharacter),
+            ("15550783881\n", InvalidKey::ControlCharacter),
+            ("1555\u{0}0783881", InvalidKey::ControlCharacter),
+            ("1555\u{85}0783881", InvalidKey::ControlCharacter),
+            ("\u{200e}\u{a0}", InvalidKey::NumberEmpty),
             (&"1".repeat(65), InvalidKey::NumberTooLong),
         ] {
             assert_eq!(PhoneNumber::parse(text).unwrap_err(), want, "{text:?}");
         }
         assert!(PhoneNumber::parse(&"é".repeat(64)).is_ok());
         assert_eq!(WabaId::parse(&"1".repeat(65)).unwrap_err(), InvalidKey::AccountTooLong);
+        assert_eq!(WabaId::parse("1\n").unwrap_err(), InvalidKey::ControlCharacter);
+    }
+
+    #[test]
+    fn digits_of_every_script_have_their_value() {
+        let of_all_scripts = |value: u32| {
+            ('\u{80}'..=char::MAX)
+                .filter(|c| c.general_category() == GeneralCategory::DecimalNumber)
+                .filter(|c| ascii_digit(*c) == char::from_digit(value, 10).unwrap())
+                .count()
+        };
+        let zeros = of_all_scripts(0);
+        assert!(zeros > 60, "{zeros}");
+        assert!((1..10).all(|value| of_all_scripts(value) == zeros));
     }
 
     #[test]

@@ -62,11 +62,7 @@ pub const PHONE_NUMBER: &[Family<Number>] = &[
         kind: Kind::Gauge,
         help: "The messaging limit before the last change; absent until there was one.",
         label: None,
-        samples: |number, sample| {
-            if let Some(limit) = number.limit.previous {
-                sample("", Value::Limit(limit));
-            }
-        },
+        samples: |number, sample| previous(&number.limit, sample),
     },
     Family {
         name: "whatsapp_phone_number_messaging_limit_changes_total",
@@ -135,6 +131,13 @@ pub const ACCOUNT: &[Family<Account>] = &[
         samples: |account, sample| current(&account.limit, sample),
     },
     Family {
+        name: "whatsapp_business_account_previous_messaging_limit",
+        kind: Kind::Gauge,
+        help: "The account's messaging limit before its last change; absent until there was one.",
+        label: None,
+        samples: |account, sample| previous(&account.limit, sample),
+    },
+    Family {
         name: "whatsapp_business_account_messaging_limit_changes_total",
         kind: Kind::Counter,
         help: "Changes of the account's messaging limit.",
@@ -168,6 +171,12 @@ const DIRECTIONS: [(&str, Direction); 2] = [("up", Direction::Up), ("down", Dire
 
 fn current(limit: &Limit, sample: &mut dyn FnMut(&'static str, Value)) {
     if let Some(limit) = limit.value() {
+        sample("", Value::Limit(limit));
+    }
+}
+
+fn previous(limit: &Limit, sample: &mut dyn FnMut(&'static str, Value)) {
+    if let Some(limit) = limit.previous {
         sample("", Value::Limit(limit));
     }
 }

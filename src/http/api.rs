@@ -41,7 +41,7 @@ pub(super) fn phone_numbers(table: &Table, query: &str) -> Result<Json, BadQuery
         Query::read(query, &["provider", "waba_id", "phone_number"], "provider, waba_id, phone_number, limit, after")?;
     let after = query.after(|parts| match parts {
         [provider, waba_id, number] => {
-            Some(NumberKey { account: account_key(provider, waba_id)?, phone_number: PhoneNumber::parse(number).ok()? })
+            Some(NumberKey { account: account_key(provider, waba_id)?, phone_number: PhoneNumber::from_stored(number) })
         }
         _ => None,
     })?;
@@ -158,7 +158,7 @@ fn object<T>(labels: Vec<(&'static str, String)>, families: &[Family<T>], prefix
 
 fn account_key(provider: &str, waba_id: &str) -> Option<AccountKey> {
     let provider = providers::ALL.iter().find(|known| known.name() == provider)?.name();
-    Some(AccountKey { provider, waba_id: WabaId::parse(waba_id).ok()? })
+    Some(AccountKey { provider, waba_id: WabaId::from_stored(waba_id) })
 }
 
 /// The label values as a JSON list, in hexadecimal: safe in any URL.

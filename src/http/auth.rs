@@ -1,5 +1,7 @@
 //! Who may send webhooks.
 
+use std::time::SystemTime;
+
 use aws_lc_rs::{digest, hmac};
 use hyper::{
     HeaderMap,
@@ -7,12 +9,15 @@ use hyper::{
 };
 use percent_encoding::percent_decode_str;
 use secrecy::ExposeSecret;
+use smallvec::SmallVec;
 use subtle::{Choice, ConstantTimeEq};
 
 use super::header;
 use crate::{
     config::ProviderConfig,
+    domain::Timestamp,
     providers::{self, Auth, Provider},
+    telemetry::{Telemetry, TimeGauge},
 };
 
 static SIGNATURE: HeaderName = HeaderName::from_static("x-hub-signature-256");
@@ -22,6 +27,8 @@ pub struct Gate {
     /// The provider.
     pub provider: &'static dyn Provider,
     access: Access,
+    /// When each secret last proved a webhook.
+    last_used: Vec<TimeGauge>,
     verify_tokens: Tokens,
 }
 
@@ -68,15 +75,15 @@ impl Denied {
 
 impl Gate {
     /// The gates of all providers, in the order of [`providers::ALL`].
-    pub fn all(configs: &[ProviderConfig]) -> Vec<Self> {
+    pub fn all(configs: &[ProviderConfig], telemetry: &Telemetry) -> Vec<Self> {
         let of = |provider: &&'static dyn Provider| {
             let config = configs.iter().find(|config| config.name == provider.name())?;
-            Some(Self::new(*provider, config))
+            Some(Self::new(*provider, config, telemetry))
         };
         providers::ALL.iter().filter_map(of).collect()
     }
 
-    fn new(provider: &'static dyn Provider, config: &ProviderConfig) -> Self {
+    fn new(provider: &'static dyn Provider, config: &ProviderConfig, telemetry: &Telemetry) -> Self {
         let access = match (config.secrets.as_slice(), config.allow_unauthenticated) {
             ([], true) => Access::Open,
             ([], false) => Access::Off,
@@ -88,7 +95,8 @@ impl Gate {
                 Auth::Token => Access::Token(Tokens::new(secrets)),
             },
         };
-        Self { provider, access, verify_tokens: Tokens::new(&config.verify_tokens) }
+        let last_used = (1..=config.secrets.len()).map(|number| telemetry.secret_last_used(provider.name(), number));
+        Self { provider, access, last_used: last_used.collect(), verify_tokens: Tokens::new(&config.verify_tokens) }
     }
 
     /// Whether the provider's webhooks are received at all.
@@ -131,12 +139,12 @@ impl Gate {
                     scheme.eq_ignore_ascii_case(b"Bearer ").then_some(token)
                 });
                 let decoded = path_token.map(|token| percent_decode_str(token).collect::<Vec<u8>>());
-                let candidates = [authorization, bearer, path_token.map(str::as_bytes), decoded.as_deref()];
-                let known = candidates
-                    .into_iter()
-                    .flatten()
-                    .fold(Choice::from(0), |known, candidate| known | tokens.know(candidate));
-                if known.into() { Ok(Proof::Done) } else { Err(Denied::Wrong) }
+                let candidates = [authorization, bearer, decoded.as_deref()];
+                // Each is looked up, whichever is known.
+                let found = candidates.into_iter().flatten().map(|candidate| tokens.find(candidate));
+                let known = found.fold(None, Option::or);
+                self.proven_by(known.ok_or(Denied::Wrong)?);
+                Ok(Proof::Done)
             }
         }
     }
@@ -145,18 +153,24 @@ impl Gate {
     pub(super) fn verify(&self, proof: &Proof, body: &[u8]) -> Result<(), Denied> {
         match (proof, &self.access) {
             (Proof::Done, _) => Ok(()),
-            (Proof::Signature(signature), Access::Signed(keys))
-                if keys.iter().any(|key| hmac::verify(key, body, signature).is_ok()) =>
-            {
+            (Proof::Signature(signature), Access::Signed(keys)) => {
+                let known = keys.iter().position(|key| hmac::verify(key, body, signature).is_ok());
+                self.proven_by(known.ok_or(Denied::Wrong)?);
                 Ok(())
             }
             (Proof::Signature(_), _) => Err(Denied::Wrong),
         }
     }
 
+    fn proven_by(&self, secret: usize) {
+        if let Some(last_used) = self.last_used.get(secret) {
+            last_used.set(Timestamp::from(SystemTime::now()));
+        }
+    }
+
     /// Whether a handshake carries a configured token.
     pub(super) fn knows_verify_token(&self, token: &str) -> bool {
-        self.verify_tokens.know(token.as_bytes()).into()
+        self.verify_tokens.find(token.as_bytes()).is_some()
     }
 }
 
@@ -165,9 +179,12 @@ impl Tokens {
         Self(tokens.iter().map(|token| sha256(token.expose_secret().as_bytes())).collect())
     }
 
-    fn know(&self, candidate: &[u8]) -> Choice {
+    /// Which token this is. Every token is compared to its end, so that the time tells nothing of them; only who has one
+    /// learns from it which it is.
+    fn find(&self, candidate: &[u8]) -> Option<usize> {
         let candidate = sha256(candidate);
-        self.0.iter().fold(Choice::from(0), |known, token| known | token.ct_eq(&candidate))
+        let matches: SmallVec<[Choice; 4]> = self.0.iter().map(|token| token.ct_eq(&candidate)).collect();
+        matches.into_iter().position(bool::from)
     }
 }
 

@@ -16,7 +16,8 @@ use hyper::{
 use tokio::sync::Semaphore;
 
 use super::{
-    Answer, HTML, Handler, PLAIN, Pieces, answer, api, body::discard, error, method_not_allowed, negotiate, not_found,
+    Answer, HTML, Handler, PLAIN, Pieces, answer, api, body::discard, error, lacks_host, method_not_allowed, negotiate,
+    not_found,
 };
 use crate::{
     exposition::{Ask, Encoding, Exposition, Part},
@@ -147,6 +148,9 @@ impl Handler for Web {
     {
         let (head, body) = request.into_parts();
         discard(body).await;
+        if let Some(answer) = lacks_host(&head) {
+            return answer;
+        }
         let path = head.uri.path();
         let query = head.uri.query().unwrap_or_default();
         let known = ["/", "/-/healthy", "/-/ready", "/api/v1/phone_numbers", "/api/v1/accounts"];

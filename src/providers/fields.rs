@@ -4,14 +4,14 @@ use std::{borrow::Cow, fmt, marker::PhantomData};
 
 use serde::{
     Deserialize, Deserializer,
-    de::{self, IgnoredAny, MapAccess, SeqAccess},
+    de::{IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 use serde_json::value::RawValue;
 
 use super::{InvalidChange, ParseError};
 use crate::domain::{
     AccountKey, Change, EventKind, Identity, MaxPhoneNumbers, MessagingLimit, PhoneNumber, Said, Subject, Timestamp,
-    WabaId,
+    UnknownField, UnknownValue, WabaId,
 };
 
 /// A JSON object of which something is expected.
@@ -20,15 +20,30 @@ pub(super) trait Object<'a>: Default {
     fn take<A: MapAccess<'a>>(&mut self, key: Cow<'a, [u8]>, values: &mut A) -> Result<(), A::Error>;
 }
 
-/// A JSON value that should be an object, or a list of them.
+/// A JSON value that should be an object.
 #[derive(Default)]
 pub(super) enum Node<T> {
     /// Not there, or null.
     #[default]
     Absent,
     Object(T),
-    List(Vec<Self>),
     Other,
+}
+
+/// A JSON list of objects; empty where it is not there, or null. What is not kept is counted, so that a list of millions
+/// of zeros or of empty objects takes no memory.
+pub(super) struct List<T> {
+    pub(super) kept: Vec<T>,
+    /// Parts that mean nothing to this program.
+    pub(super) ignored: u64,
+    /// Values in the place of an object, or of the list.
+    pub(super) invalid: u64,
+}
+
+/// An object of a [`List`].
+pub(super) trait Item<'a>: Object<'a> {
+    /// Takes a place in the list, or is counted there.
+    fn put_into(self, list: &mut List<Self>);
 }
 
 /// A JSON object, its values not read yet.
@@ -48,9 +63,14 @@ pub(super) enum Scalar<'a> {
     Other(&'a str),
 }
 
-/// Reads a body that should be an object.
+/// Reads a body that should be an object, after a byte order mark or not.
 pub(super) fn read_body<'a, T: Object<'a>>(body: &'a [u8]) -> Result<T, ParseError> {
     let text = str::from_utf8(body).map_err(|_| ParseError::NotJson)?;
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    // A long list is not read to its end only to be refused then.
+    if text.trim_ascii_start().starts_with('[') {
+        return Err(ParseError::NotAnObject);
+    }
     match serde_json::from_str(text).map_err(|_| ParseError::NotJson)? {
         Node::Object(object) => Ok(object),
         _ => Err(ParseError::NotAnObject),
@@ -58,6 +78,9 @@ pub(super) fn read_body<'a, T: Object<'a>>(body: &'a [u8]) -> Result<T, ParseErr
 }
 
 impl<'a> Fields<'a> {
+    /// No provider sends an object with nearly as many fields; those beyond are not kept.
+    const MAX: usize = 1024;
+
     /// Of a repeated key, the last.
     fn find(&self, wanted: impl Fn(&[u8]) -> bool) -> Option<&'a RawValue> {
         self.0.iter().rev().find(|(key, _)| wanted(key)).map(|(_, value)| *value)
@@ -87,27 +110,79 @@ impl<'a> Object<'a> for Fields<'a> {
         if self.0.is_empty() {
             self.0.reserve(8);
         }
+        if self.0.len() == Self::MAX {
+            return pass_over(values);
+        }
         self.0.push((key, values.next_value()?));
         Ok(())
     }
 }
 
-impl<T> Node<T> {
-    /// The object, where it is one.
-    pub(super) fn into_object(self) -> Result<T, InvalidChange> {
-        match self {
-            Self::Object(object) => Ok(object),
-            _ => Err(InvalidChange::Shape),
-        }
+impl<T> Default for List<T> {
+    fn default() -> Self {
+        Self { kept: Vec::new(), ignored: 0, invalid: 0 }
+    }
+}
+
+impl<'de, T: Item<'de>> Deserialize<'de> for List<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ListVisitor(PhantomData))
+    }
+}
+
+struct ListVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Item<'de>> Visitor<'de> for ListVisitor<T> {
+    type Value = List<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("anything")
     }
 
-    /// The list; one that is absent is empty.
-    pub(super) fn into_list(self) -> Result<Vec<Self>, InvalidChange> {
-        match self {
-            Self::Absent => Ok(Vec::new()),
-            Self::List(list) => Ok(list),
-            _ => Err(InvalidChange::Shape),
+    fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<List<T>, A::Error> {
+        let mut list = List::default();
+        while let Some(node) = sequence.next_element::<Node<T>>()? {
+            match node {
+                Node::Object(item) => item.put_into(&mut list),
+                Node::Absent | Node::Other => list.invalid += 1,
+            }
         }
+        Ok(list)
+    }
+
+    fn visit_unit<E>(self) -> Result<List<T>, E> {
+        Ok(List::default())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<List<T>, A::Error> {
+        IgnoredAny.visit_map(map)?;
+        Ok(List::not_a_list())
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<List<T>, E> {
+        Ok(List::not_a_list())
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<List<T>, E> {
+        Ok(List::not_a_list())
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<List<T>, E> {
+        Ok(List::not_a_list())
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<List<T>, E> {
+        Ok(List::not_a_list())
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<List<T>, E> {
+        Ok(List::not_a_list())
+    }
+}
+
+impl<T> List<T> {
+    fn not_a_list() -> Self {
+        Self { invalid: 1, ..Self::default() }
     }
 }
 
@@ -119,7 +194,7 @@ impl<'de, T: Object<'de>> Deserialize<'de> for Node<T> {
 
 struct NodeVisitor<T>(PhantomData<T>);
 
-impl<'de, T: Object<'de>> de::Visitor<'de> for NodeVisitor<T> {
+impl<'de, T: Object<'de>> Visitor<'de> for NodeVisitor<T> {
     type Value = Node<T>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -134,12 +209,9 @@ impl<'de, T: Object<'de>> de::Visitor<'de> for NodeVisitor<T> {
         Ok(Node::Object(object))
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Node<T>, A::Error> {
-        let mut list = Vec::new();
-        while let Some(node) = sequence.next_element()? {
-            list.push(node);
-        }
-        Ok(Node::List(list))
+    fn visit_seq<A: SeqAccess<'de>>(self, sequence: A) -> Result<Node<T>, A::Error> {
+        IgnoredAny.visit_seq(sequence)?;
+        Ok(Node::Other)
     }
 
     fn visit_unit<E>(self) -> Result<Node<T>, E> {
@@ -173,7 +245,7 @@ struct Key<'a>(Cow<'a, [u8]>);
 impl<'de> Deserialize<'de> for Key<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct KeyVisitor;
-        impl<'de> de::Visitor<'de> for KeyVisitor {
+        impl<'de> Visitor<'de> for KeyVisitor {
             type Value = Key<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -230,6 +302,14 @@ impl<'a> Scalar<'a> {
         }
     }
 
+    /// What may be logged of it: of a list or an object, which may hold anything, only that it is one.
+    fn to_log(&self) -> &str {
+        match self {
+            Self::Other(raw) if raw.starts_with(['{', '[']) => "(an object or a list)",
+            _ => self.as_str(),
+        }
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.as_str().is_empty()
     }
@@ -238,6 +318,7 @@ impl<'a> Scalar<'a> {
     fn id(&self) -> Result<&str, InvalidChange> {
         match self {
             Self::Other(_) => Err(InvalidChange::Shape),
+            Self::Number(digits) if !digits.bytes().all(|b| b.is_ascii_digit()) => Err(InvalidChange::NotPlainDigits),
             _ => Ok(self.as_str()),
         }
     }
@@ -292,6 +373,8 @@ impl Facts<'_> {
         };
         let limits = Limits::read([&self.portfolio_limit, &self.current_limit]);
         let old = Limits::read([old_limit]);
+        let unknown_event =
+            (kind == EventKind::Unknown).then(|| UnknownValue::new(UnknownField::Event, event.to_log()));
         // THROUGHPUT_UPGRADE names the throughput level of this number, not the portfolio's limit;
         // "not set" and a limit without an account speak of the number, too.
         let of_account = limits.from_first && kind != EventKind::ThroughputUpgrade && !waba_id.is_empty();
@@ -304,7 +387,7 @@ impl Facts<'_> {
                 false => Said::OfNumber(limit),
             }),
             time: self.time.time(),
-            unusable_limits: limits.unusable + old.unusable,
+            unknown: unknown_event.into_iter().chain(limits.unknown).chain(old.unknown).collect(),
         })
     }
 
@@ -330,7 +413,7 @@ impl Facts<'_> {
             // "Not set" never speaks of anyone but a number.
             limit: limits.limit.filter(|limit| limit.is_set()).map(Said::OfAccount),
             time: self.time.time(),
-            unusable_limits: limits.unusable,
+            unknown: limits.unknown,
         })
     }
 
@@ -349,13 +432,13 @@ struct Limits {
     limit: Option<MessagingLimit>,
     /// Whether it stood in the first field.
     from_first: bool,
-    unusable: u32,
+    unknown: Vec<UnknownValue>,
 }
 
 impl Limits {
     /// The first limit wins, but "not set" yields to a positive one in a later field.
     fn read<const N: usize>(fields: [&Scalar<'_>; N]) -> Self {
-        let mut read = Self { limit: None, from_first: false, unusable: 0 };
+        let mut read = Self { limit: None, from_first: false, unknown: Vec::new() };
         for (index, field) in fields.into_iter().enumerate() {
             match field.limit() {
                 Ok(Some(limit)) if read.limit.is_none_or(|earlier| !earlier.is_set() && limit.is_set()) => {
@@ -363,7 +446,7 @@ impl Limits {
                     read.from_first = index == 0;
                 }
                 Ok(_) => {}
-                Err(()) => read.unusable += 1,
+                Err(()) => read.unknown.push(UnknownValue::new(UnknownField::Limit, field.to_log())),
             }
         }
         read

@@ -10,7 +10,7 @@ use serde::de::MapAccess;
 
 use super::{
     Auth, Delivery, Example, InvalidChange, ParseError, Parsed, Provider,
-    fields::{Facts, Fields, Node, Object, Scalar, pass_over, read_body},
+    fields::{Facts, Fields, Item, List, Node, Object, Scalar, pass_over, read_body},
 };
 use crate::domain::Change;
 
@@ -19,6 +19,9 @@ pub(super) struct Meta;
 
 /// The account in the samples that the "Test" button of the app dashboard sends.
 const TEST_ACCOUNT: &str = "0";
+/// The fields of changes that mean something here.
+const QUALITY: &str = "phone_number_quality_update";
+const CAPABILITY: &str = "business_capability_update";
 
 impl Provider for Meta {
     fn name(&self) -> &'static str {
@@ -41,9 +44,12 @@ impl Provider for Meta {
         let envelope: Envelope<'_> = read_body(delivery.body)?;
         let known =
             matches!(envelope.object, Scalar::Absent) || envelope.object.as_str() == "whatsapp_business_account";
-        let mut parsed = Parsed::default();
-        if let Err(reason) = envelope.read(known, &mut parsed) {
-            parsed.invalid(reason);
+        let mut parsed = Parsed { ignored: envelope.entry.ignored, ..Parsed::default() };
+        parsed.invalid_shapes(envelope.entry.invalid);
+        for entry in &envelope.entry.kept {
+            for change in &entry.changes.kept {
+                if known { entry.read(change, &mut parsed) } else { parsed.ignored += 1 }
+            }
         }
         Ok(if parsed == Parsed::default() { Parsed::nothing() } else { parsed })
     }
@@ -59,7 +65,7 @@ impl Provider for Meta {
 #[derive(Default)]
 struct Envelope<'a> {
     object: Scalar<'a>,
-    entry: Node<Entry<'a>>,
+    entry: List<Entry<'a>>,
 }
 
 /// The changes of one account.
@@ -67,7 +73,7 @@ struct Envelope<'a> {
 struct Entry<'a> {
     id: Scalar<'a>,
     time: Scalar<'a>,
-    changes: Node<RawChange<'a>>,
+    changes: List<RawChange<'a>>,
 }
 
 #[derive(Default)]
@@ -110,42 +116,36 @@ impl<'a> Object<'a> for RawChange<'a> {
     }
 }
 
-impl Envelope<'_> {
-    fn read(self, known: bool, parsed: &mut Parsed) -> Result<(), InvalidChange> {
-        for entry in self.entry.into_list()? {
-            if let Err(reason) = entry.into_object().and_then(|entry| entry.read(known, parsed)) {
-                parsed.invalid(reason);
-            }
+impl<'a> Item<'a> for Entry<'a> {
+    fn put_into(self, list: &mut List<Self>) {
+        list.ignored += self.changes.ignored;
+        list.invalid += self.changes.invalid;
+        if !self.changes.kept.is_empty() {
+            list.kept.push(self);
         }
-        Ok(())
+    }
+}
+
+impl<'a> Item<'a> for RawChange<'a> {
+    fn put_into(self, list: &mut List<Self>) {
+        match self.field.as_str() {
+            QUALITY | CAPABILITY => list.kept.push(self),
+            _ => list.ignored += 1,
+        }
     }
 }
 
 impl Entry<'_> {
-    fn read(mut self, known: bool, parsed: &mut Parsed) -> Result<(), InvalidChange> {
-        for change in std::mem::take(&mut self.changes).into_list()? {
-            match change.into_object() {
-                Ok(change) => self.read_change(change, known, parsed),
-                Err(reason) => parsed.invalid(reason),
-            }
-        }
-        Ok(())
-    }
-
-    fn read_change(&self, change: RawChange<'_>, known: bool, parsed: &mut Parsed) {
-        let read = match change.field.as_str() {
-            "phone_number_quality_update" if known => Self::quality,
-            "business_capability_update" if known => Self::capability,
-            _ => {
-                parsed.ignored += 1;
-                return;
-            }
-        };
+    fn read(&self, change: &RawChange<'_>, parsed: &mut Parsed) {
         if self.id.as_str() == TEST_ACCOUNT {
             parsed.test += 1;
-        } else {
-            parsed.push(change.value.into_object().and_then(|value| read(self, &value)));
+            return;
         }
+        let Node::Object(value) = &change.value else {
+            parsed.invalid(InvalidChange::Shape);
+            return;
+        };
+        parsed.push(if change.field.as_str() == QUALITY { self.quality(value) } else { self.capability(value) });
     }
 
     fn quality(&self, value: &Fields<'_>) -> Result<Change, InvalidChange> {

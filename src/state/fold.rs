@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
 
-use super::{Accepted, Account, Fact, Number, Record, Table, record::Hint};
+use super::{Account, Fact, Heartbeat, Number, Record, Table, record::Hint};
 use crate::domain::{
     AccountKey, Change, EventKind, MaxPhoneNumbers, MessagingLimit, NumberKey, PhoneNumber, Said, Subject, Timestamp,
 };
@@ -13,8 +13,8 @@ pub struct Fold {
     table: Arc<Table>,
     max_phone_numbers: usize,
     members: HashMap<AccountKey, Members>,
-    /// When a provider's delivery was last accepted, as stored.
-    accepted: HashMap<&'static str, Timestamp>,
+    /// As stored.
+    heartbeats: HashMap<&'static str, Heartbeat>,
 }
 
 /// The numbers of an account.
@@ -32,11 +32,27 @@ pub struct Draft<'a> {
     fold: &'a mut Fold,
     numbers: HashMap<NumberKey, Arc<Number>>,
     accounts: HashMap<AccountKey, Arc<Account>>,
-    accepted: HashMap<&'static str, Timestamp>,
+    heartbeats: HashMap<&'static str, Heartbeat>,
     born: Vec<NumberKey>,
     born_accounts: usize,
     /// As in [`Members`].
     dissenting: HashMap<AccountKey, HashSet<PhoneNumber>>,
+}
+
+/// Records to store together, accounts first. Each stands under a key of its own, because a storage that is given two
+/// under one could not tell which counts.
+#[derive(Debug, Default)]
+pub struct Batch(Vec<Record>);
+
+/// A sign of life of a provider.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sign {
+    /// A delivery was accepted.
+    Accepted,
+    /// A delivery held a change, be it new, repeated or overtaken.
+    Change,
+    /// A handshake was answered with its challenge.
+    Handshake,
 }
 
 /// What became of a change.
@@ -64,7 +80,7 @@ pub struct Applied {
 impl Fold {
     /// A fold over an empty table that takes at most `max_phone_numbers` numbers, and as many accounts.
     pub fn new(table: Arc<Table>, max_phone_numbers: usize) -> Self {
-        Self { table, max_phone_numbers, members: HashMap::new(), accepted: HashMap::new() }
+        Self { table, max_phone_numbers, members: HashMap::new(), heartbeats: HashMap::new() }
     }
 
     /// Takes a record as it was stored, in any order.
@@ -83,16 +99,16 @@ impl Fold {
             fold: self,
             numbers: HashMap::new(),
             accounts: HashMap::new(),
-            accepted: HashMap::new(),
+            heartbeats: HashMap::new(),
             born: Vec::new(),
             born_accounts: 0,
             dissenting: HashMap::new(),
         }
     }
 
-    /// When a delivery of each provider was last accepted, as stored.
-    pub fn accepted(&self) -> impl Iterator<Item = (&'static str, Timestamp)> {
-        self.accepted.iter().map(|(provider, at)| (*provider, *at))
+    /// The signs of life of each provider that has given any, as stored.
+    pub fn heartbeats(&self) -> impl Iterator<Item = (&'static str, Heartbeat)> {
+        self.heartbeats.iter().map(|(provider, heartbeat)| (*provider, *heartbeat))
     }
 
     fn publish(&mut self, record: &Record) {
@@ -126,10 +142,22 @@ impl Fold {
                     self.table.number(&key).is_none_or(|number| number.limit.value() != limit)
                 });
             }
-            Record::Provider(provider, accepted) => {
-                self.accepted.insert(provider, accepted.last_accepted);
+            Record::Provider(provider, heartbeat) => {
+                self.heartbeats.insert(provider, *heartbeat);
             }
         }
+    }
+}
+
+impl Batch {
+    /// The records.
+    pub fn records(&self) -> &[Record] {
+        &self.0
+    }
+
+    /// Whether there is nothing to store.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 }
 
@@ -145,29 +173,36 @@ impl Draft<'_> {
         }
     }
 
-    /// Notes that a delivery of a provider was accepted, to the second: one write a second is enough.
-    pub fn accept(&mut self, provider: &'static str, received: Timestamp) {
-        let stored = self.fold.accepted.get(provider);
-        if stored.is_none_or(|stored| received.seconds_since(*stored) >= 1.0) {
-            self.accepted.insert(provider, received);
+    /// Notes a sign of life of a provider, to the second: one write a second is enough.
+    pub fn note(&mut self, provider: &'static str, sign: Sign, received: Timestamp) {
+        let known = self.heartbeats.get(provider).or_else(|| self.fold.heartbeats.get(provider));
+        let mut heartbeat = known.copied().unwrap_or_default();
+        let last = match sign {
+            Sign::Accepted => &mut heartbeat.last_accepted,
+            Sign::Change => &mut heartbeat.last_change,
+            Sign::Handshake => &mut heartbeat.last_handshake,
+        };
+        // A clock that was set back says so at once.
+        if last.is_none_or(|last| received < last || received.seconds_since(last) >= 1.0) {
+            *last = Some(received);
+            self.heartbeats.insert(provider, heartbeat);
         }
     }
 
-    /// The records to store before they are published, accounts first.
-    pub fn records(&self) -> Vec<Record> {
+    /// What to store before it is published.
+    pub fn batch(&self) -> Batch {
         let accounts = self.accounts.iter().map(|(key, account)| Record::Account(key.clone(), Arc::clone(account)));
         let numbers = self.numbers.iter().map(|(key, number)| Record::Number(key.clone(), Arc::clone(number)));
-        let providers =
-            self.accepted.iter().map(|(provider, at)| Record::Provider(provider, Accepted { last_accepted: *at }));
-        accounts.chain(numbers).chain(providers).collect()
+        let heartbeats = self.heartbeats.iter().map(|(provider, heartbeat)| Record::Provider(provider, *heartbeat));
+        Batch(accounts.chain(numbers).chain(heartbeats).collect())
     }
 
-    /// Shows what [`Draft::records`] returned, now that it is durable.
-    pub fn publish(self, records: &[Record]) {
+    /// Shows what [`Draft::batch`] returned, now that it is durable.
+    pub fn publish(self, batch: &Batch) {
         for (account, phone_numbers) in self.dissenting {
             self.fold.members.entry(account).or_default().dissenting.extend(phone_numbers);
         }
-        for record in records {
+        for record in batch.records() {
             self.fold.publish(record);
         }
     }
@@ -191,7 +226,11 @@ impl Draft<'_> {
         }
         let mut number = Arc::unwrap_or_clone(number);
         number.seen.remember(change.identity);
-        let at = change.happened(received);
+        let account = self.account(&key.account);
+        let at = change.happened(received).unwrap_or_else(|| {
+            let of_account = account.as_ref().and_then(|account| self.newest(&key.account, account, change.limit));
+            received.max(number.newest().max(of_account).unwrap_or(received))
+        });
         number.events.count(event);
         number.last_event = number.last_event.max(Some(at));
 
@@ -203,7 +242,6 @@ impl Draft<'_> {
             facts.note(Fact::set(&mut number.high_throughput, high, at));
         }
 
-        let account = self.account(&key.account);
         let account_limit = account.as_ref().and_then(|account| account.limit.current);
         number.limit.adopt(account_limit);
         // A number that was never shown had no limit before, whatever its account's is.
@@ -245,9 +283,11 @@ impl Draft<'_> {
         if account.seen.contains(change.identity) {
             return Outcome::Duplicate;
         }
+        let at = change
+            .happened(received)
+            .unwrap_or_else(|| received.max(self.newest(&change.account, &account, change.limit).unwrap_or(received)));
         let mut account = Arc::unwrap_or_clone(account);
         account.seen.remember(change.identity);
-        let at = change.happened(received);
         let mut facts = Facts::default();
         if max_phone_numbers != MaxPhoneNumbers::default() {
             facts.note(Fact::set(&mut account.max_phone_numbers, max_phone_numbers, at));
@@ -293,6 +333,19 @@ impl Draft<'_> {
             }
         }
         newer
+    }
+
+    /// The newest time that is known of an account, and where a limit is said of it, of the limits of its numbers.
+    ///
+    /// A change without a time to believe is the newest that was said, whatever this machine's clock did: a clock that
+    /// was ahead once, or that starts in 1970, must not make a change stale.
+    fn newest(&self, key: &AccountKey, account: &Account, said: Option<Said>) -> Option<Timestamp> {
+        let numbers = match said {
+            Some(Said::OfAccount(_)) => self.touched_by(key, true),
+            _ => Vec::new(),
+        };
+        let limits = numbers.iter().filter_map(|key| self.number(key)?.limit.newest());
+        limits.chain(account.newest()).max()
     }
 
     /// The numbers that a limit said of their account may concern. Where it repeats what the account

@@ -13,7 +13,7 @@ pub enum Record {
     /// An account.
     Account(AccountKey, std::sync::Arc<Account>),
     /// A provider, by its name.
-    Provider(&'static str, Accepted),
+    Provider(&'static str, Heartbeat),
 }
 
 /// What is known of a phone number.
@@ -53,11 +53,18 @@ pub struct Account {
     pub seen: Seen,
 }
 
-/// What is kept of a provider.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Accepted {
+/// When a provider last showed signs of life.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Heartbeat {
     /// When a delivery of it was last accepted.
-    pub last_accepted: Timestamp,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_accepted: Option<Timestamp>,
+    /// When a delivery of it last held a change, be it new, repeated or overtaken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_change: Option<Timestamp>,
+    /// When a handshake of it was last answered with its challenge.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_handshake: Option<Timestamp>,
 }
 
 /// Something known since a time: the newest said of it.
@@ -228,6 +235,28 @@ impl<'de> Deserialize<'de> for Counts {
             counts.add(kind, count);
         }
         Ok(counts)
+    }
+}
+
+impl Number {
+    /// The newest time that is known of the number.
+    pub(super) fn newest(&self) -> Option<Timestamp> {
+        let facts = [self.flagged, self.high_throughput].into_iter().flatten().map(|fact| fact.at);
+        facts.chain(self.limit.newest()).chain(self.last_event).max()
+    }
+}
+
+impl Account {
+    /// The newest time that is known of the account.
+    pub(super) fn newest(&self) -> Option<Timestamp> {
+        self.max_phone_numbers.map(|fact| fact.at).max(self.limit.newest())
+    }
+}
+
+impl Limit {
+    /// The time of the newest limit.
+    pub(super) fn newest(&self) -> Option<Timestamp> {
+        self.current.map(|fact| fact.at)
     }
 }
 

@@ -14,11 +14,12 @@ use hashbrown::HashMap;
 use rusqlite::{
     Connection, ErrorCode, OpenFlags, Row,
     config::DbConfig,
+    ffi,
     hooks::Wal,
     types::{ToSqlOutput, ValueRef},
 };
 
-use super::{Record, Store, StoreError, Unreadable, decode, key_of, write_document};
+use super::{Batch, Record, Store, StoreError, Unreadable, decode, key_of, write_document};
 
 /// The embedded storage: one SQLite database in WAL mode, one fsync or more a commit.
 ///
@@ -78,7 +79,7 @@ impl Sqlite {
     /// [`StoreError::Folder`], [`StoreError::InUse`], [`StoreError::Damaged`], [`StoreError::Newer`]; the
     /// database is as it was before.
     pub fn open(folder: &Path) -> Result<Self, StoreError> {
-        let in_folder = |source| StoreError::Folder { path: folder.into(), source };
+        let in_folder = |source| unusable(folder, source);
         create_private(folder).map_err(in_folder)?;
         let lock = private_file().create(true).truncate(false).open(folder.join("lock")).map_err(in_folder)?;
         match lock.try_lock() {
@@ -110,14 +111,10 @@ impl Sqlite {
         })
     }
 
-    fn engine(operation: &'static str) -> impl Fn(rusqlite::Error) -> StoreError {
-        move |source| StoreError::Engine { operation, source }
-    }
-
     /// The error. After one that is fatal closing must not try once more what failed: a second fsync may succeed and
     /// have kept nothing, and the log would be removed.
     fn failed(&self, operation: &'static str, source: rusqlite::Error) -> StoreError {
-        let error = Self::engine(operation)(source);
+        let error = engine_failed(&self.database, operation, source);
         if error.is_fatal() {
             // It does nothing but set a flag.
             let _ = self.connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
@@ -127,8 +124,16 @@ impl Sqlite {
 
     /// Writes the log into the database, in a mode of SQLite's `wal_checkpoint`.
     fn write_log(&self, mode: &str) -> Result<(), StoreError> {
-        let written = self.connection.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |_| Ok(()));
-        written.map_err(|source| self.failed("write the log into the database", source))
+        // SQLite reports no error where a reader is in the way: it answers that it was busy, or that it wrote back fewer
+        // pages than the log has.
+        let written = self.connection.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |row| {
+            Ok(row.get::<_, i64>(0)? == 0 && row.get::<_, i64>(1)? == row.get::<_, i64>(2)?)
+        });
+        match written {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(StoreError::Held { path: self.database.clone() }),
+            Err(source) => Err(self.failed("write the log into the database", source)),
+        }
     }
 
     fn check(&self) -> Result<(), StoreError> {
@@ -182,7 +187,7 @@ impl Sqlite {
             }
             let (Some(key), Some(value)) = (text(row, 0), text(row, 1)) else { return Err(malformed()) };
             each(decode(key, value).map_err(|error| match error {
-                Unreadable::Newer(found) => newer(&self.database, found),
+                Unreadable::Newer(what) => StoreError::Newer { path: self.database.clone(), what },
                 Unreadable::Damaged(what) => damaged(&self.database, &what),
             })?);
         }
@@ -228,17 +233,17 @@ impl Store for Sqlite {
         self.check()?;
         self.read(each)?;
         // Only now, so that a database that is refused stays as it was, and the log beside it, too.
-        let failed = Self::engine("open");
-        self.connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false).map_err(&failed)?;
+        let failed = |source| engine_failed(&self.database, "open", source);
+        self.connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false).map_err(failed)?;
         self.connection
             .execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 0;")
-            .map_err(&failed)?;
+            .map_err(failed)?;
         let log_pages = Arc::clone(&self.log_pages);
         let hook = move |_: &mut Wal, pages| {
             log_pages.store(pages, Ordering::Relaxed);
             Ok(())
         };
-        self.connection.wal_hook(Some(hook)).map_err(&failed)?;
+        self.connection.wal_hook(Some(hook)).map_err(failed)?;
         if log_bytes(&self.database) == 0 {
             return Ok(());
         }
@@ -251,10 +256,12 @@ impl Store for Sqlite {
         }
     }
 
-    fn commit(&mut self, records: &[Record]) -> Result<(), StoreError> {
+    fn commit(&mut self, batch: &Batch) -> Result<(), StoreError> {
+        let records = batch.records();
         let rows = self.versions.rows(records.len());
         let key = |record| key_of(record).map(Vec::into_boxed_slice).map_err(unwritable);
-        let keys = records.iter().map(key).collect::<Result<Vec<_>, _>>().map_err(Self::engine("commit"))?;
+        let keys = records.iter().map(key).collect::<Result<Vec<_>, _>>();
+        let keys = keys.map_err(|source| engine_failed(&self.database, "commit", source))?;
         let revision = self.versions.revision + 1;
         let total =
             keys.iter().fold(self.versions.total, |total, key| total + revision - self.versions.revision_of(key));
@@ -284,7 +291,7 @@ impl Store for Sqlite {
     }
 
     fn size_bytes(&self) -> Result<u64, StoreError> {
-        let failed = |source| StoreError::Folder { path: self.database.clone(), source };
+        let failed = |source| StoreError::Size { path: self.database.clone(), source };
         Ok(fs::metadata(&self.database).map_err(failed)?.len() + log_bytes(&self.database))
     }
 }
@@ -367,7 +374,7 @@ fn private_file() -> fs::OpenOptions {
 
 /// Makes a database whole under another name first, so that one that is there is never half made.
 fn create(folder: &Path, database: &Path) -> Result<(), StoreError> {
-    let in_folder = |source| StoreError::Folder { path: folder.into(), source };
+    let in_folder = |source| unusable(folder, source);
     for left in ["-wal", "-shm"] {
         if folder.join(format!("{DATABASE}{left}")).exists() {
             let what = format!("the file is missing, but its {DATABASE}{left} is there");
@@ -380,15 +387,15 @@ fn create(folder: &Path, database: &Path) -> Result<(), StoreError> {
         _ => {}
     }
     private_file().create_new(true).open(&unfinished).map_err(in_folder)?;
-    let failed = Sqlite::engine("create the tables");
-    let connection = Connection::open(&unfinished).map_err(&failed)?;
+    let failed = |source| engine_failed(database, "create the tables", source);
+    let connection = Connection::open(&unfinished).map_err(failed)?;
     connection
         .execute_batch(&format!(
             "PRAGMA page_size = {PAGE_SIZE}; PRAGMA synchronous = FULL; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT}; \
              CREATE TABLE versions (id INTEGER PRIMARY KEY, revision INTEGER NOT NULL, total INTEGER NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL); \
              CREATE VIEW documents AS SELECT key, value, max(revision) AS revision FROM versions GROUP BY key;"
         ))
-        .map_err(&failed)?;
+        .map_err(failed)?;
     connection.close().map_err(|(_, error)| failed(error))?;
     fs::rename(&unfinished, database).map_err(in_folder)?;
     sync_folder_of(database).map_err(in_folder)
@@ -410,16 +417,13 @@ fn open_existing(database: &Path) -> Result<Connection, StoreError> {
     }
     let format = pragma("user_version").map_err(failed)?;
     if format > FORMAT {
-        return Err(newer(database, format));
+        let what = format!("its table has format {format}, and this version reads {FORMAT}");
+        return Err(StoreError::Newer { path: database.into(), what });
     }
     if format < FORMAT {
         return Err(damaged(database, "its format was never released"));
     }
     Ok(connection)
-}
-
-fn newer(database: &Path, found: u32) -> StoreError {
-    StoreError::Newer { path: database.into(), found, known: FORMAT.max(super::VERSION) }
 }
 
 fn damaged(database: &Path, what: &str) -> StoreError {
@@ -429,8 +433,41 @@ fn damaged(database: &Path, what: &str) -> StoreError {
 fn unreadable(database: &Path, error: rusqlite::Error) -> StoreError {
     match error.sqlite_error_code() {
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => damaged(database, &error.to_string()),
-        _ => StoreError::Engine { operation: "open", source: error },
+        _ => engine_failed(database, "open", error),
     }
+}
+
+/// SQLite says of a full disk only that writing failed, where it is no single page that it could not write.
+fn engine_failed(database: &Path, operation: &'static str, source: rusqlite::Error) -> StoreError {
+    let folder = database.parent().unwrap_or(database);
+    let writing_failed = source.sqlite_error().is_some_and(|error| {
+        error.code == ErrorCode::DiskFull
+            || matches!(
+                error.extended_code,
+                ffi::SQLITE_IOERR_WRITE | ffi::SQLITE_IOERR_SHMSIZE | ffi::SQLITE_IOERR_TRUNCATE
+            )
+    });
+    match free_bytes(folder) {
+        Some(free) if writing_failed => StoreError::Full { path: folder.into(), source: Box::new(source), free },
+        _ => StoreError::Engine { path: database.into(), operation, source },
+    }
+}
+
+fn unusable(folder: &Path, source: io::Error) -> StoreError {
+    match free_bytes(folder) {
+        Some(free) if source.kind() == io::ErrorKind::StorageFull => {
+            StoreError::Full { path: folder.into(), source: Box::new(source), free }
+        }
+        _ => StoreError::Folder { path: folder.into(), source },
+    }
+}
+
+/// What this user may still write to the disk of a folder; `None` where the system does not say.
+fn free_bytes(folder: &Path) -> Option<u64> {
+    #[cfg(unix)]
+    return rustix::fs::statvfs(folder).ok().map(|found| found.f_bavail.saturating_mul(found.f_frsize));
+    #[cfg(not(unix))]
+    None
 }
 
 #[cfg(test)]

@@ -46,8 +46,11 @@ impl fmt::Display for Format {
 
 /// Bounds how many lines of a kind are logged: who sends a flood of webhooks, with or without a right to, must not
 /// fill the disk with lines about them.
-#[derive(Debug, Default)]
-pub struct Lines(Mutex<Window>);
+#[derive(Debug)]
+pub struct Lines {
+    max_a_second: u32,
+    window: Mutex<Window>,
+}
 
 /// A line that may be written.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -64,17 +67,28 @@ struct Window {
 }
 
 impl Lines {
-    /// Lines in a second.
-    const MAX: u32 = 1000;
+    /// Lines about webhooks that are authentic, and about the storage.
+    pub fn of_the_known() -> Self {
+        Self::new(1000)
+    }
+
+    /// Lines about requests that are not authentic, which anybody can send: 1000 a second are 13 GB a day.
+    pub fn of_strangers() -> Self {
+        Self::new(10)
+    }
+
+    fn new(max_a_second: u32) -> Self {
+        Self { max_a_second, window: Mutex::default() }
+    }
 
     /// Whether one more may be written at `now`.
     pub fn admit(&self, now: Instant) -> Option<Line> {
-        let mut window = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
         if window.began.is_none_or(|began| now.duration_since(began) >= Duration::from_secs(1)) {
             window.began = Some(now);
             window.written = 0;
         }
-        if window.written == Self::MAX {
+        if window.written == self.max_a_second {
             window.left_out += 1;
             return None;
         }
@@ -109,7 +123,7 @@ mod tests {
 
     #[test]
     fn a_flood_is_counted_and_not_written() {
-        let lines = Lines::default();
+        let lines = Lines::of_the_known();
         let began = Instant::now();
         let admitted = |count: u32, at: Duration| -> Vec<Option<u64>> {
             (0..count).filter_map(|_| Some(lines.admit(began + at)?.left_out)).collect()

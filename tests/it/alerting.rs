@@ -94,7 +94,11 @@ fn a_downgrade_is_notified_once_and_what_follows_from_it_is_not() {
 }
 
 /// Exposed, and on purpose neither drawn nor alerted on.
-const UNUSED: &[&str] = &["whatsapp_exporter_provider_on"];
+const UNUSED: &[&str] = &[
+    "whatsapp_business_account_previous_messaging_limit",
+    "whatsapp_exporter_provider_on",
+    "whatsapp_exporter_webhook_last_change_timestamp_seconds",
+];
 
 /// Prometheus' own.
 const OF_PROMETHEUS: &[&str] = &["ALERTS", "up", "scrape_duration_seconds", "scrape_samples_scraped"];

@@ -96,7 +96,9 @@ fn a_value_that_is_none_is_refused_from_the_flag_and_from_the_environment() {
 #[test]
 fn an_empty_secret_is_refused() {
     let folder = tempfile::tempdir().unwrap();
-    for (name, content) in [("empty", ""), ("newline", "\n"), ("carriage-return", "\r\n")] {
+    for (name, content) in
+        [("empty", ""), ("newline", "\n"), ("carriage-return", "\r\n"), ("blank", " \t\n"), ("mark", "\u{feff}\n")]
+    {
         let file = folder.path().join(name);
         fs::write(&file, content).unwrap();
         let file = file.to_str().unwrap();
@@ -112,8 +114,55 @@ fn an_empty_secret_is_refused() {
     }
     for flag in SECRET_FLAGS {
         let name = variable(flag);
-        let sentence = refused(&[], &[(&name, "")]);
-        assert!(sentence.contains("is empty") && sentence.contains(&name), "{sentence}");
+        for blank in ["", "  "] {
+            let sentence = refused(&[], &[(&name, blank)]);
+            assert!(sentence.contains("is empty") && sentence.contains(&name), "{sentence}");
+        }
+    }
+}
+
+#[test]
+fn secret_of_two_lines_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("two").display().to_string();
+    for content in ["hunter2\nhunter2\n", "hunter2\r\nhunter2", "hunter2\n\n"] {
+        fs::write(&file, content).unwrap();
+        for flag in SECRET_FLAGS {
+            for sentence in
+                [refused(&[&format!("--{flag}-file={file}")], &[]), refused(&[], &[(&variable(flag), content)])]
+            {
+                assert!(sentence.contains("more than one line") && sentence.contains("repeatable"), "{sentence}");
+                assert!(!sentence.contains(SECRET), "{sentence}");
+            }
+        }
+    }
+}
+
+#[test]
+fn odd_secret_is_warned_about_once_without_its_value() {
+    const RIGHT: &str = "0123456789abcdef0123456789abcdef";
+    let folder = tempfile::tempdir().unwrap();
+    for (name, flag, content, findings) in [
+        ("mark", "8x8.token", format!("\u{feff}{SECRET}\n"), &["begins with a byte order mark"][..]),
+        ("quotes", "8x8.token", format!("\"{SECRET}\"\n"), &["stands in quotes"]),
+        ("blank", "8x8.token", format!("{SECRET} \n"), &["begins or ends with white space"]),
+        ("all", "8x8.token", format!("\u{feff} '{SECRET}'"), &["byte order mark", "white space", "in quotes"]),
+        ("short", "meta.app-secret", SECRET.to_owned(), &["is not 32 lower-case hex digits"]),
+        ("upper", "meta.app-secret", RIGHT.to_uppercase(), &["is not 32 lower-case hex digits"]),
+        ("right", "meta.app-secret", format!("{RIGHT}\r\n"), &[]),
+        ("token", "meta.verify-token", format!("{SECRET}\n"), &[]),
+    ] {
+        let file = folder.path().join(name).display().to_string();
+        fs::write(&file, &content).unwrap();
+        let mut exporter = Exporter::start(&folder.path().join("data"), &[&format!("--{flag}-file={file}")]);
+        exporter.end("TERM");
+        let log = exporter.log();
+        let lines: Vec<_> = log.lines().filter(|line| line.contains(&file)).collect();
+        assert_eq!(lines.len(), usize::from(!findings.is_empty()), "{name}: {log}");
+        for finding in findings {
+            assert!(lines[0].contains(finding) && lines[0].contains("\"WARN\""), "{name}: {log}");
+        }
+        assert!(!log.contains(SECRET) && !log.contains(RIGHT), "{name}: {log}");
     }
 }
 

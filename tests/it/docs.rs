@@ -26,7 +26,11 @@ fn golden_reference_of_the_metrics() {
     let telemetry = Telemetry::new().unwrap();
     for provider in providers::ALL {
         let metrics = telemetry.provider(provider.name()).unwrap();
-        telemetry.accepted(metrics, Timestamp::from_unix_seconds(1).unwrap());
+        let time = Timestamp::from_unix_seconds(1).unwrap();
+        for gauge in [&metrics.last_accepted, &metrics.last_change, &metrics.last_handshake] {
+            gauge.set(time);
+        }
+        telemetry.secret_last_used(provider.name(), 1).set(time);
     }
     for family in telemetry.gather() {
         let labels: Vec<String> = match family.get_metric().first() {

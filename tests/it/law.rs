@@ -7,13 +7,13 @@ use proptest::{collection::vec, option, prelude::*, sample::Index};
 use serde_json::{Value as Json, json};
 use whatsapp_quality_exporter::{
     domain::{Change, EventKind, Timestamp},
-    state::Record,
+    state::{Heartbeat, Record, Sign},
     store::{Sqlite, Store},
 };
 
 use crate::{
     exposition::hostile,
-    memory::{Memory, NEW_YEAR, at, cases, changes, provider, publish},
+    memory::{Memory, NEW_YEAR, at, cases, changes, get, provider, publish},
     support::value,
 };
 
@@ -104,18 +104,60 @@ proptest! {
             let mut store = Sqlite::open(folder.path()).unwrap();
             restarted = load(&mut store);
             let mut draft = restarted.fold.draft();
-            draft.accept("meta", at(clock));
+            draft.note("meta", Sign::Accepted, at(clock));
             for change in arrivals.iter().flat_map(|arrival| said[arrival.said].changes(arrival.said)) {
                 draft.apply(&change, at(clock));
             }
-            store.commit(&draft.records()).unwrap();
+            store.commit(&draft.batch()).unwrap();
             drop(store);
 
             restarted = load(&mut Sqlite::open(folder.path()).unwrap());
             prop_assert_eq!(restarted.page(), running.page());
-            prop_assert_eq!(restarted.fold.accepted().collect::<Vec<_>>(), [("meta", at(clock))]);
+            let heartbeat = Heartbeat { last_accepted: Some(at(clock)), ..Heartbeat::default() };
+            prop_assert_eq!(restarted.fold.heartbeats().collect::<Vec<_>>(), [("meta", heartbeat)]);
         }
         prop_assert_eq!(restarted.fold.phone_numbers(), running.fold.phone_numbers());
+    }
+}
+
+/// What a change without a time to believe does after the machine's clock was wrong.
+#[test]
+fn event_without_a_time_is_the_newest_after_a_clock_that_was_ahead() {
+    const DAY: i64 = 86_400;
+    let mut memory = Memory::default();
+    let kaleyra = |event: &str, limit: &str| format!("phone_no=1&event={event}&current_limit={limit}");
+    memory.deliver(provider("kaleyra"), &get(&kaleyra("FLAGGED", "TIER_10K")), at(NEW_YEAR + DAY)).unwrap();
+    let fall = memory.deliver(provider("kaleyra"), &get(&kaleyra("DOWNGRADE", "TIER_1K")), at(NEW_YEAR)).unwrap();
+    assert_eq!((fall.applied, fall.stale), (1, 0));
+    let samples = memory.samples();
+    assert_eq!(value(&samples, "whatsapp_phone_number_messaging_limit", &[]), Some(1000.0));
+    assert_eq!(value(&samples, "whatsapp_phone_number_flagged", &[]), Some(0.0));
+    let changed = "whatsapp_phone_number_messaging_limit_changed_timestamp_seconds";
+    // The time at which the fall was accepted is that of the clock.
+    assert_eq!(value(&samples, changed, &[("direction", "down")]), Some(NEW_YEAR as f64));
+}
+
+#[test]
+fn event_is_the_newest_where_the_clock_starts_in_the_past() {
+    const LONG_AGO: i64 = NEW_YEAR - 200_000_000;
+    for first in [
+        vec![account("TIER_10K".into()), number("TIER_10K".into())],
+        // The number's own limit is newer than its account's.
+        vec![account("TIER_100K".into()), number("TIER_10K".into()), number("TIER_10K".into())],
+    ] {
+        for last in [number("TIER_1K".into()), account("TIER_1K".into())] {
+            let mut memory = Memory::default();
+            let said = [first.clone(), vec![last]].concat();
+            let arrival = |said| Arrival { said, fails: false, commits: true };
+            for said_before in 0..first.len() {
+                deliver(&mut memory, &said, &[arrival(said_before)], &|_| at(NEW_YEAR));
+            }
+            deliver(&mut memory, &said, &[arrival(first.len())], &|_| at(LONG_AGO));
+            let samples = memory.samples();
+            assert_eq!(value(&samples, "whatsapp_phone_number_messaging_limit", &[]), Some(1000.0), "{said:?}");
+            let falls = "whatsapp_phone_number_messaging_limit_changes_total";
+            assert_eq!(value(&samples, falls, &[("direction", "down")]), Some(1.0), "{said:?}");
+        }
     }
 }
 
@@ -129,7 +171,7 @@ fn after_a_restart_an_account_finds_the_number_that_had_another_limit() {
         draft.apply(&change, at(NEW_YEAR));
     }
     let mut restarted = Memory::default();
-    draft.records().into_iter().for_each(|record| restarted.fold.restore(record));
+    draft.batch().records().iter().for_each(|record| restarted.fold.restore(record.clone()));
     deliver(&mut restarted, &said, &[arrival(2)], &|_| at(NEW_YEAR));
     assert_eq!(value(&restarted.samples(), "whatsapp_phone_number_messaging_limit", &[]), Some(2000.0));
 }

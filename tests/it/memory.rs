@@ -6,7 +6,7 @@ use hyper::Method;
 use proptest::test_runner::Config as ProptestConfig;
 use serde::Deserialize;
 use whatsapp_quality_exporter::{
-    domain::{Change, Timestamp},
+    domain::{Change, Timestamp, UnknownField},
     exposition::{Ask, Exposition},
     providers::{self, Delivery, Example, ParseError, Provider},
     state::{Draft, Fold, Outcome, Table},
@@ -62,7 +62,7 @@ impl Memory {
             ignored: parsed.ignored,
             invalid: parsed.invalid,
             test: parsed.test,
-            unusable_limits: parsed.changes.iter().map(|change| change.unusable_limits).sum(),
+            unusable_limits: parsed.changes.iter().map(unusable_limits).sum(),
             ..Outcomes::default()
         };
         let mut draft = self.fold.draft();
@@ -89,10 +89,14 @@ impl Memory {
     }
 }
 
+fn unusable_limits(change: &Change) -> u32 {
+    change.unknown.iter().filter(|unknown| unknown.field == UnknownField::Limit).count() as u32
+}
+
 /// Shows a draft as if it had been committed.
 pub fn publish(draft: Draft<'_>) {
-    let records = draft.records();
-    draft.publish(&records);
+    let batch = draft.batch();
+    draft.publish(&batch);
 }
 
 /// So many cases of a property; what fails is made small, however long that takes.
@@ -116,11 +120,11 @@ pub fn at(seconds: i64) -> Timestamp {
 }
 
 pub fn get(query: &str) -> Delivery<'_> {
-    Delivery { method: &Method::GET, query, body: b"" }
+    Delivery { method: &Method::GET, query, content_type: b"", body: b"" }
 }
 
 pub fn post(body: &[u8]) -> Delivery<'_> {
-    Delivery { method: &Method::POST, query: "", body }
+    Delivery { method: &Method::POST, query: "", content_type: b"", body }
 }
 
 pub fn example(provider: &dyn Provider) -> Delivery<'static> {

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::{json, value::RawValue};
 use whatsapp_quality_exporter::{
     exposition::{ACCOUNT, PHONE_NUMBER},
-    providers::{self, Provider},
+    providers::{self, Delivery, Provider},
 };
 
 use crate::{
@@ -35,13 +35,14 @@ struct Fixture {
     never: Vec<String>,
 }
 
-/// A delivery: a query for `GET`, or a body for `POST`, as JSON kept as it is written or as text.
+/// A delivery: a query for `GET`, or a body for `POST`, as JSON kept as it is written, as text or as a form.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Step {
     query: Option<String>,
     body: Option<Box<RawValue>>,
     raw: Option<String>,
+    form: Option<String>,
     /// Whether it is refused as a whole.
     #[serde(default)]
     error: bool,
@@ -226,11 +227,13 @@ fn check(provider: &dyn Provider, fixture: &Fixture) -> Result<(), String> {
     let mut memory = Memory::default();
     let mut accepted = 0;
     for (number, (step, clock)) in fixture.deliveries.iter().zip(NEW_YEAR..).enumerate() {
-        let delivery = match (&step.query, &step.body, &step.raw) {
-            (Some(query), None, None) => get(query),
-            (None, Some(body), None) => post(body.get().as_bytes()),
-            (None, None, Some(raw)) => post(raw.as_bytes()),
-            _ => return Err(format!("delivery {number} is not one of query, body and raw")),
+        let content_type = b"application/x-www-form-urlencoded; charset=utf-8";
+        let delivery = match (&step.query, &step.body, &step.raw, &step.form) {
+            (Some(query), None, None, None) => get(query),
+            (None, Some(body), None, None) => post(body.get().as_bytes()),
+            (None, None, Some(raw), None) => post(raw.as_bytes()),
+            (None, None, None, Some(form)) => Delivery { content_type, ..post(form.as_bytes()) },
+            _ => return Err(format!("delivery {number} is not one of query, body, raw and form")),
         };
         let outcome = memory.deliver(provider, &delivery, at(clock));
         match outcome {

@@ -307,7 +307,7 @@ fn flagged(number: u32) -> String {
 fn hostile(folder: &std::path::Path) -> Exporter {
     let exporter = Exporter::start(folder, &[]);
     for number in 0..40 {
-        let value = json!({"display_phone_number": format!("{number}\"\\\n\0🙂"), "event": "UPGRADE",
+        let value = json!({"display_phone_number": format!("{number}\"\\\u{fe0f}🙂"), "event": "UPGRADE",
             "max_daily_conversations_per_business": -1});
         let body = json!({"entry": [{"id": format!("{}\"", number % 3),
             "changes": [{"field": "phone_number_quality_update", "value": value}]}]});

@@ -1,7 +1,7 @@
 //! What is kept: over restarts, beside damage, and when there is no room for it.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
@@ -11,8 +11,15 @@ use std::{
 use rusqlite::{Connection, OpenFlags, config::DbConfig};
 use serde_json::{Value as Json, json};
 use tempfile::TempDir;
+use whatsapp_quality_exporter::{
+    state::{Record, Sign},
+    store::{Sqlite, Store},
+};
 
-use crate::support::{Answer, Exporter, Sample, allow_all, command, finish, request, value, wait_for};
+use crate::{
+    memory::{Memory, NEW_YEAR, at, changes, provider},
+    support::{Answer, Exporter, Sample, allow_all, command, finish, fixture, request, value, wait_for},
+};
 
 const DATABASE: &str = "whatsapp-quality-exporter.db";
 const WAL: &str = "whatsapp-quality-exporter.db-wal";
@@ -36,6 +43,7 @@ fn a_killed_process_shows_the_same_when_it_is_back() {
         "whatsapp_phone_number_quality_events_total{",
         "whatsapp_phone_number_last_event_timestamp_seconds{",
         "whatsapp_business_account_messaging_limit{",
+        "whatsapp_business_account_previous_messaging_limit{",
         "whatsapp_business_account_messaging_limit_changes_total{",
         "whatsapp_business_account_messaging_limit_changed_timestamp_seconds{",
         "whatsapp_business_account_max_phone_numbers{",
@@ -49,12 +57,12 @@ fn a_killed_process_shows_the_same_when_it_is_back() {
     let known = "whatsapp_exporter_phone_numbers";
     assert_eq!(value(&again, known, &[]), value(&samples, known, &[]));
     for provider in ["meta", "8x8", "innopaas", "kaleyra"] {
-        let accepted = |samples: &[Sample]| {
-            value(samples, "whatsapp_exporter_webhook_last_accepted_timestamp_seconds", &[("provider", provider)])
-                .unwrap()
-        };
-        // It is stored once a second.
-        assert!((0.0..=1.0).contains(&(accepted(&samples) - accepted(&again))), "{provider}");
+        for family in ["last_accepted", "last_change"] {
+            let family = format!("whatsapp_exporter_webhook_{family}_timestamp_seconds");
+            let time = |samples: &[Sample]| value(samples, &family, &[("provider", provider)]).unwrap();
+            // It is stored once a second.
+            assert!((0.0..=1.0).contains(&(time(&samples) - time(&again))), "{provider}: {family}");
+        }
     }
 }
 
@@ -265,11 +273,7 @@ fn a_damaged_document_is_refused_and_left_as_it_is() {
         ("a total that is no number", "UPDATE versions SET total = x'00'"),
         ("another total", "UPDATE versions SET total = total - 1"),
         ("one document twice", "UPDATE versions SET key = (SELECT max(key) FROM versions)"),
-        (
-            "an unknown key",
-            "INSERT INTO versions (revision, total, key, value) SELECT max(revision) + 1, max(total) + max(revision) + 1, \
-             '[\"galaxy\",\"meta\"]', '{\"version\":1,\"record\":{}}' FROM versions",
-        ),
+        ("a key that lacks a part", "UPDATE versions SET key = '[\"number\",\"meta\"]' WHERE key LIKE '%number%'"),
         (
             "a key that is no list",
             "INSERT INTO versions (revision, total, key, value) SELECT max(revision) + 1, max(total) + max(revision) + 1, \
@@ -281,7 +285,6 @@ fn a_damaged_document_is_refused_and_left_as_it_is() {
         ),
         ("seen deliveries that are none", "UPDATE versions SET value = replace(value, '\"seen\":\"', '\"seen\":\"?')"),
         ("a format that was never released", "PRAGMA user_version = 2"),
-        ("an unknown provider", "UPDATE versions SET key = replace(key, 'meta', 'mate')"),
     ] {
         let folder = changed(statement);
         let before = files(folder.path());
@@ -296,25 +299,42 @@ fn a_damaged_document_is_refused_and_left_as_it_is() {
 #[test]
 fn a_newer_database_is_refused_and_left_as_it_is() {
     for (what, statement, found) in [
-        ("its format", "PRAGMA user_version = 9", 9),
+        ("its format", "PRAGMA user_version = 9", "its table has format 9, and this version reads 3"),
         (
             "one document",
             "UPDATE versions SET value = replace(value, '\"version\":1,', '\"version\":7,') \
              WHERE id = (SELECT max(id) FROM versions)",
-            7,
+            "a document has version 7, and this version reads 1",
         ),
         (
             "one document of a shape unknown today",
             "UPDATE versions SET value = '{\"version\":7,\"new\":[]}' \
              WHERE revision = (SELECT max(revision) FROM versions)",
-            7,
+            "a document has version 7, and this version reads 1",
+        ),
+        (
+            "one provider",
+            "UPDATE versions SET key = replace(key, 'meta', 'gupshup')",
+            "its provider \"gupshup\" is unknown to this version",
+        ),
+        (
+            "one kind of record",
+            "INSERT INTO versions (revision, total, key, value) SELECT max(revision) + 1, max(total) + max(revision) + 1, \
+             '[\"template\",\"meta\"]', '{\"version\":1,\"record\":{}}' FROM versions",
+            "its kind of record \"template\" is unknown to this version",
+        ),
+        (
+            "one event",
+            "UPDATE versions SET value = replace(value, '\"FLAGGED\"', '\"PAUSED\"')",
+            "its event \"PAUSED\" is unknown to this version",
         ),
     ] {
         let folder = changed(statement);
         let before = files(folder.path());
         let sentence = refused(folder.path());
         assert!(sentence.contains("newer version"), "{what}: {sentence}");
-        assert!(sentence.contains(&format!("format {found}")), "{what}: {sentence}");
+        assert!(sentence.contains(found), "{what}: {sentence}");
+        assert!(!sentence.contains("15550000"), "a document is quoted: {sentence}");
         assert_unchanged(folder.path(), &before, what);
     }
 }
@@ -540,6 +560,149 @@ fn who_finds_a_full_disk_is_not_ready() {
 }
 
 #[test]
+fn start_on_a_full_disk_names_the_folder_and_what_is_free() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut exporter = Exporter::start_on_full_disk(&folder.path().join("data"), 0, &[]);
+    assert_eq!(exporter.wait().code(), Some(1));
+    let log = exporter.log();
+    let path = folder.path().join("data");
+    let sentence = format!("cannot write to the storage folder {}: ", path.display());
+    assert!(log.contains(&sentence) && log.contains(" bytes are free there: make room"), "{log}");
+}
+
+#[test]
+fn relative_folder_is_named_by_its_whole_path() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("file"), "").unwrap();
+    let mut command = command();
+    command
+        .current_dir(folder.path())
+        .args(["--web.listen-address=127.0.0.1:0", "--webhook.listen-address=127.0.0.1:0", "--storage.path=file/data"])
+        .arg(allow_all());
+    let output = finish(command);
+    let log = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{log}");
+    let whole = folder.path().join("file/data");
+    assert!(log.contains(&format!("cannot use the storage folder {}: ", whole.display())), "{log}");
+}
+
+#[test]
+fn size_that_cannot_be_read_is_an_error_of_the_size() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = Sqlite::open(folder.path()).unwrap();
+    store.load(&mut |_| {}).unwrap();
+    fs::remove_file(folder.path().join(DATABASE)).unwrap();
+    let error = store.size_bytes().unwrap_err();
+    let path = folder.path().join(DATABASE);
+    assert!(error.to_string().starts_with(&format!("cannot read the size of {}: ", path.display())), "{error}");
+    assert!(!error.is_fatal());
+}
+
+#[test]
+fn reader_with_an_open_transaction_is_noticed_and_webhooks_go_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let exporter = Exporter::start(folder.path(), &[]);
+    let mut time = 0;
+    let mut send = || {
+        time += 1;
+        assert_eq!(post(&exporter, &batch(time, "1556", 1000)).json()["applied"], 1000, "{time}");
+    };
+    send();
+    let reader = Connection::open(folder.path().join(DATABASE)).unwrap();
+    reader.execute_batch("BEGIN; SELECT * FROM documents;").unwrap();
+    let errors = || exporter.value("whatsapp_exporter_storage_errors_total", &[("operation", "checkpoint")]).unwrap();
+    while errors() == 0.0 {
+        assert!(fs::metadata(folder.path().join(WAL)).unwrap().len() < 128 << 20, "the log grows in silence");
+        send();
+    }
+    wait_for("the log to name the reader", || exporter.log().contains("another program has a transaction open"));
+    assert_eq!(exporter.value("whatsapp_exporter_storage_up", &[]), Some(1.0));
+
+    reader.execute_batch("COMMIT").unwrap();
+    let before = errors();
+    let grown = fs::metadata(folder.path().join(WAL)).unwrap().len();
+    // The log is written back with the next attempt, and then begins anew: its file grows no more.
+    for _ in 0..8 {
+        send();
+    }
+    assert_eq!(errors(), before);
+    assert!(fs::metadata(folder.path().join(WAL)).unwrap().len() <= grown + (8 << 20));
+}
+
+#[test]
+fn batch_holds_each_key_once() {
+    let mut memory = Memory::default();
+    let mut draft = memory.fold.draft();
+    let body = meta(
+        1,
+        &[
+            quality("15550000001", "FLAGGED", "TIER_1K"),
+            quality("15550000001", "UPGRADE", "TIER_10K"),
+            json!({"field": "business_capability_update", "value": {"max_daily_conversations_per_business": 250}}),
+            json!({"field": "business_capability_update", "value": {"max_daily_conversations_per_business": 2000}}),
+        ],
+    );
+    for change in changes(provider("meta"), &body) {
+        draft.apply(&change, at(NEW_YEAR));
+    }
+    for seconds in 0..3 {
+        draft.note("meta", Sign::Accepted, at(NEW_YEAR + seconds));
+        draft.note("meta", Sign::Change, at(NEW_YEAR + seconds));
+    }
+    let batch = draft.batch();
+    let kinds: Vec<_> = batch
+        .records()
+        .iter()
+        .map(|record| match record {
+            Record::Account(..) => "account",
+            Record::Number(..) => "number",
+            Record::Provider(..) => "provider",
+        })
+        .collect();
+    assert_eq!(kinds, ["account", "number", "provider"]);
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = Sqlite::open(folder.path()).unwrap();
+    store.load(&mut |_| {}).unwrap();
+    store.commit(&batch).unwrap();
+    store.commit(&batch).unwrap();
+    drop(store);
+    let mut loaded = 0;
+    Sqlite::open(folder.path()).unwrap().load(&mut |_| loaded += 1).unwrap();
+    assert_eq!(loaded, 3);
+}
+
+// Databases of earlier builds. The format is a promise: every later build reads them.
+
+#[test]
+fn database_of_an_earlier_build_opens_and_shows_its_lines() {
+    for name in ["format-3-stopped", "format-3-killed"] {
+        let folder = tempfile::tempdir().unwrap();
+        let archive = format!("{}/tests/fixtures/databases/{name}.tgz", env!("CARGO_MANIFEST_DIR"));
+        let status = Command::new("tar").arg("-xzf").arg(&archive).arg("-C").arg(folder.path()).status().unwrap();
+        assert!(status.success(), "{archive}");
+        let database = find(folder.path(), DATABASE);
+        let exporter = Exporter::start(database.parent().unwrap(), &[]);
+        let page = kept(&exporter);
+        let shown: BTreeSet<_> = page.lines().collect();
+        let lines = fixture(&format!("fixtures/databases/{name}.txt"));
+        assert!(lines.lines().count() > 500, "{name}");
+        for line in lines.lines() {
+            assert!(shown.contains(line), "{name} does not show {line}");
+        }
+    }
+}
+
+#[test]
+fn spelling_that_is_refused_today_is_shown_as_it_was_stored() {
+    let folder = changed("UPDATE versions SET key = replace(key, '15550000001', '1555\\t0000/001')");
+    let exporter = Exporter::start(folder.path(), &[]);
+    assert!(kept(&exporter).contains("phone_number=\"1555\t0000/001\""), "{}", kept(&exporter));
+    let found = exporter.get("/api/v1/phone_numbers?limit=1");
+    let next = found.json()["next"].as_str().unwrap().to_owned();
+    assert_eq!(exporter.get(&format!("/api/v1/phone_numbers?after={next}")).status, 200);
+}
+
+#[test]
 fn where_the_database_has_no_room_the_log_grows_and_nothing_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let disk = Disk::new(folder.path());
@@ -583,7 +746,7 @@ fn after_a_failed_fsync_of_a_commit_nothing_is_promised() {
     disk.fail(WAL);
     assert_put_off(&post(&exporter, &event("15550000000", 2)));
     assert_eq!(exporter.wait().code(), Some(1));
-    assert!(exporter.log().contains("the database failed to commit"), "{}", exporter.log());
+    assert!(exporter.log().contains(" failed to commit"), "{}", exporter.log());
     assert_eq!((disk.synced(&log), disk.synced(&database)), before, "it was tried again");
 
     // What was written and not kept is written again before it is promised.
@@ -699,6 +862,21 @@ fn refused(storage: &Path) -> String {
     error["error"].as_str().unwrap().to_owned()
 }
 
+/// A file of this name below a folder.
+fn find(folder: &Path, name: &str) -> PathBuf {
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for path in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.file_name().is_some_and(|found| found == name) {
+                return path;
+            }
+        }
+    }
+    panic!("no {name}");
+}
+
 /// What is in a folder, without what is made anew at every start.
 fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap());
@@ -774,7 +952,7 @@ fn capability(time: u64, limit: u64) -> String {
 }
 
 fn eight_by_eight(number: &str, event: &str, limit: &str) -> String {
-    json!({"eventId": "1", "eventType": "phone_number_quality_update", "businessAccountId": "a\"b\\c\nd",
+    json!({"eventId": "1", "eventType": "phone_number_quality_update", "businessAccountId": "a\"b\\c d",
         "eventDetails": {"displayPhoneNumber": number, "meta": {"event": event, "currentLimit": limit}}})
     .to_string()
 }

@@ -117,12 +117,58 @@ fn a_token_is_taken_from_the_header_and_from_the_path() {
 }
 
 #[test]
-fn a_plain_token_is_taken_as_the_path_has_it() {
-    let (_folder, exporter) = start(&[("8x8.token", "t0k%41n")], &[]);
-    assert_eq!(deliver(&exporter, "8x8", "t0k%41n", &[]).status, 200, "as is");
-    assert_eq!(deliver(&exporter, "8x8", "t0k%2541n", &[]).status, 200, "escaped");
-    assert_error(&deliver(&exporter, "8x8", "t0kAn", &[]), 401);
-    assert_error(&deliver(&exporter, "8x8", "", &[]), 401);
+fn token_in_the_path_is_decoded_once_and_compared_whole() {
+    let (_folder, exporter) = start(&[("8x8.token", "t0k%41n/")], &[]);
+    for (path, status) in [
+        ("t0k%2541n%2F", 200),
+        ("t0k%2541n/%2F", 401),
+        // One slash at the end of the path is not part of the token.
+        ("t0k%2541n%2F/", 200),
+        ("t0k%2541n//", 200),
+        ("t0k%2541n/", 401),
+        ("t0k%41n%2F", 401),
+        ("t0kAn/", 401),
+        ("", 401),
+    ] {
+        assert_eq!(deliver(&exporter, "8x8", path, &[]).status, status, "{path:?}");
+    }
+}
+
+#[test]
+fn slash_at_the_end_of_a_path_changes_nothing() {
+    let (_folder, exporter) = start(&[("meta.verify-token", "verify")], &[]);
+    for provider in names() {
+        let (method, query, body) = delivery(provider);
+        let target = format!("/webhooks/{provider}/{query}");
+        let answer = request(exporter.webhook, method, &target, &[], body.as_bytes()).unwrap();
+        assert_applied(&answer, provider);
+        let answer = request(exporter.webhook, method, &format!("/webhooks/{provider}//{query}"), &[], body.as_bytes());
+        assert_error(&answer.unwrap(), 404);
+    }
+    let query = "/?hub.mode=subscribe&hub.challenge=7&hub.verify_token=verify";
+    assert_eq!(handshake(&exporter, query).text(), "7");
+}
+
+#[test]
+fn secret_that_proved_a_webhook_is_shown_with_its_number() {
+    let secrets =
+        [("meta.app-secret", "first"), ("meta.app-secret", "second"), ("8x8.token", "one"), ("8x8.token", "two")];
+    let (_folder, exporter) = start(&secrets, &[]);
+    let used = |provider, secret: &str| {
+        let labels = [("provider", provider), ("secret", secret)];
+        exporter.value("whatsapp_exporter_webhook_secret_last_used_timestamp_seconds", &labels)
+    };
+    let body = meta(NUMBER, 1);
+    assert_eq!(post_signed(&exporter, &body, &sign("third", body.as_bytes())).status, 401);
+    assert_eq!(deliver(&exporter, "8x8", "three", &[]).status, 401);
+    assert_eq!(["1", "2"].map(|secret| (used("meta", secret), used("8x8", secret))), [(None, None); 2]);
+    assert_eq!(post_signed(&exporter, &body, &sign("second", body.as_bytes())).status, 200);
+    assert_eq!(deliver(&exporter, "8x8", "two", &[]).status, 200);
+    assert!(used("meta", "1").is_none() && used("8x8", "1").is_none());
+    assert!(used("meta", "2").is_some() && used("8x8", "2").is_some());
+    assert_eq!(post_signed(&exporter, &body, &sign("first", body.as_bytes())).status, 200);
+    assert_eq!(deliver(&exporter, "8x8", "", &[("Authorization", "one")]).status, 200);
+    assert!(used("meta", "1") >= used("meta", "2") && used("8x8", "1") >= used("8x8", "2"));
 }
 
 #[test]
@@ -172,7 +218,7 @@ fn where_no_token_is_configured_there_is_nothing_below_a_provider() {
         for below in [MARKER, "a/b", "%20"] {
             assert_error(&deliver(&open, provider, below, &[]), 404);
         }
-        assert_error(&request(open.webhook, "POST", &format!("/webhooks/{provider}/"), &[], b"{}").unwrap(), 404);
+        assert_error(&request(open.webhook, "POST", &format!("/webhooks/{provider}//"), &[], b"{}").unwrap(), 404);
     }
     // Meta has a secret, which is no token.
     let (_other_folder, signing) = start(&[("meta.app-secret", "secret"), ("meta.verify-token", "verify")], &[]);
@@ -227,7 +273,45 @@ fn a_handshake_without_the_token_is_forbidden() {
     let failures = |reason| {
         exporter.value("whatsapp_exporter_webhook_auth_failures_total", &[("provider", "meta"), ("reason", reason)])
     };
-    assert_eq!([failures("wrong"), failures("missing")], [3.0, 4.0].map(Some));
+    assert_eq!(["wrong", "missing", "handshake"].map(failures), [0.0, 0.0, 7.0].map(Some));
+}
+
+#[test]
+fn answered_handshake_is_shown_also_after_a_kill() {
+    let (_folder, exporter) = start(&[("meta.app-secret", "secret"), ("meta.verify-token", "verify")], &[]);
+    let last = |exporter: &Exporter, what: &str| {
+        let name = format!("whatsapp_exporter_webhook_last_{what}_timestamp_seconds");
+        exporter.value(&name, &[("provider", "meta")])
+    };
+    assert_eq!(handshake(&exporter, "?hub.mode=subscribe&hub.challenge=7&hub.verify_token=no").status, 403);
+    assert_eq!(last(&exporter, "handshake"), None);
+    assert_eq!(handshake(&exporter, "?hub.mode=subscribe&hub.challenge=7&hub.verify_token=verify").status, 200);
+    let shown = last(&exporter, "handshake");
+    assert!(shown.is_some());
+    let exporter = exporter.kill_and_restart();
+    assert_eq!(last(&exporter, "handshake"), shown);
+    assert_eq!([last(&exporter, "accepted"), last(&exporter, "change")], [None; 2]);
+}
+
+#[test]
+fn webhook_without_a_change_moves_last_accepted_alone() {
+    let (_folder, exporter) = start(&[], &["--limits.max-phone-numbers=1"]);
+    let last = |what: &str, provider| {
+        let name = format!("whatsapp_exporter_webhook_last_{what}_timestamp_seconds");
+        exporter.value(&name, &[("provider", provider)])
+    };
+    let ignored = of_account(1, &[json!({"field": "messages", "value": {}})]);
+    assert_tally(&exporter.post("/webhooks/meta", &ignored), &[("ignored", 1)]);
+    assert!(last("accepted", "meta").is_some() && last("change", "meta").is_none());
+    assert_tally(&exporter.post("/webhooks/meta", &meta(NUMBER, 1)), &[("applied", 1)]);
+    let applied = last("change", "meta");
+    assert!(applied.is_some());
+    for (body, outcome) in [(meta(NUMBER, 1), "duplicate"), (meta(NUMBER, 0), "stale")] {
+        assert_tally(&exporter.post("/webhooks/meta", &body), &[(outcome, 1)]);
+        assert!(last("change", "meta") >= applied, "{outcome}");
+    }
+    assert_eq!(deliver(&exporter, "8x8", "", &[]).json()["invalid"], 1, "beyond the cap");
+    assert!(last("accepted", "8x8").is_some() && last("change", "8x8").is_none());
 }
 
 #[test]
@@ -435,6 +519,90 @@ fn a_wrong_method_is_told_the_right_ones() {
 }
 
 #[test]
+fn compressed_body_is_refused_and_identity_names_no_compression() {
+    let (_folder, exporter) = start(&[("8x8.token", "token")], &[]);
+    let body = meta(NUMBER, 1);
+    for (codings, status) in [
+        (&["gzip"][..], 415),
+        (&["br"], 415),
+        (&["identity, gzip"], 415),
+        (&["identity", "deflate"], 415),
+        (&["identity"], 200),
+        (&["Identity"], 200),
+        (&[""], 200),
+    ] {
+        let headers: Vec<_> = codings.iter().map(|coding| ("Content-Encoding", *coding)).collect();
+        let answer = request(exporter.webhook, "POST", "/webhooks/meta", &headers, body.as_bytes()).unwrap();
+        assert_eq!(answer.status, status, "{codings:?}: {}", answer.text());
+        if status == 415 {
+            assert_error(&answer, 415);
+            assert_eq!(answer.headers["accept-encoding"], "identity");
+        }
+    }
+    assert_error(&deliver(&exporter, "8x8", "", &[("Content-Encoding", "gzip")]), 401);
+    assert_error(&deliver(&exporter, "8x8", "token", &[("Content-Encoding", "gzip")]), 415);
+}
+
+#[test]
+fn request_of_http_1_1_names_one_host() {
+    let (_folder, exporter) = start(&[], &[]);
+    let body = meta(NUMBER, 1);
+    let send = |address, head: &str| {
+        let length = body.len();
+        let request = format!("{head}Connection: close\r\nContent-Length: {length}\r\n\r\n{body}");
+        exchange(address, request.as_bytes()).unwrap()
+    };
+    for (head, status) in [
+        ("POST /webhooks/meta HTTP/1.1\r\n", 400),
+        ("POST /webhooks/meta HTTP/1.1\r\nHost: a\r\nHost: b\r\n", 400),
+        ("POST /webhooks/meta HTTP/1.1\r\nHost: a\r\n", 200),
+        ("POST /webhooks/meta HTTP/1.0\r\n", 200),
+    ] {
+        assert_eq!(send(exporter.webhook, head).status, status, "{head:?}");
+    }
+    assert_eq!(exporter.value(REQUESTS, &[("provider", "meta"), ("code", "400")]), Some(2.0));
+    assert_eq!(send(exporter.web, "GET /-/ready HTTP/1.1\r\n").status, 400);
+    assert_eq!(send(exporter.web, "GET /-/ready HTTP/1.0\r\n").status, 200);
+}
+
+#[test]
+fn list_of_millions_takes_little_memory_and_a_list_at_the_top_none() {
+    let (_folder, exporter) = start(&[], &[]);
+    let memory = || exporter.value("process_resident_memory_bytes", &[]).unwrap();
+    let filled = |begin: &str, part: &str, end: &str| {
+        let parts = (4 * MIB - begin.len() - end.len()) / part.len();
+        format!("{begin}{}0{end}", part.repeat(parts - 1))
+    };
+    assert_eq!(exporter.post("/webhooks/meta", &meta(NUMBER, 1)).status, 200);
+    // What is no object is counted, what is empty is passed over, and neither is kept.
+    for (body, status) in [
+        (filled("[", "0,", "]"), 400),
+        (filled("{\"entry\":[", "0,", "]}"), 200),
+        (filled("{\"entry\":[", "{},", "]}"), 200),
+        (filled("{\"entry\":[", "[],", "]}"), 200),
+        (filled("{\"entry\":[{\"changes\":[", "0,", "]}]}"), 200),
+        (filled("{\"entry\":[{\"changes\":[", "{},", "]}]}"), 200),
+        (
+            filled(
+                "{\"entry\":[{\"changes\":[{\"field\":\"phone_number_quality_update\",\"value\":{",
+                "\"\":0,",
+                "}}]}]}",
+            )
+            .replace(",0}", "}"),
+            200,
+        ),
+    ] {
+        let before = memory();
+        let answer = exporter.post("/webhooks/meta", &body);
+        assert_eq!(answer.status, status, "{}", answer.text());
+        let grown = (memory() - before) / MIB as f64;
+        assert!(grown < 24.0, "{}… took {grown} MiB", &body[..40]);
+    }
+    let zeros = exporter.post("/webhooks/meta", r#"{"entry":[0,[],{"changes":[0,{"field":"messages"}]}]}"#);
+    assert_tally(&zeros, &[("invalid", 3), ("ignored", 1)]);
+}
+
+#[test]
 fn a_body_of_4_mib_is_the_largest() {
     let (_folder, exporter) = start(&[], &[]);
     let post = |length: usize, pieces: Option<usize>| {
@@ -609,7 +777,7 @@ fn every_answer_is_counted_by_provider_and_code() {
     let zero = counted();
     assert!(zero.values().all(|count| *count == 0.0), "{zero:?}");
     for provider in names() {
-        for code in ["200", "400", "401", "404", "405", "408", "413", "503"] {
+        for code in ["200", "400", "401", "404", "405", "408", "413", "415", "503"] {
             assert!(
                 zero.contains_key(&(provider.into(), code.into())),
                 "{provider} {code} is not there from the start"
@@ -679,7 +847,7 @@ fn the_log_holds_no_secret_no_body_and_no_whole_number() {
     };
     let eight = |number: &str| {
         json!({"eventType": "phone_number_quality_update", "mArKeR": "mArKeR", "businessAccountId": "7001",
-            "eventDetails": {"displayPhoneNumber": number, "meta": {"event": "mArKeR", "currentLimit": "mArKeR"}}})
+            "eventDetails": {"displayPhoneNumber": number, "meta": {"event": {"mArKeR": 1}, "currentLimit": ["mArKeR"]}}})
         .to_string()
     };
     let token = [("Authorization", "Bearer s3cret-of-8x8")];
@@ -728,12 +896,14 @@ fn the_log_holds_whole_numbers_where_that_is_asked_for() {
 }
 
 /// An account and a number that try to look like lines of the log.
-const FORGED_ACCOUNT: &str = "1\"\n{\"level\":\"ERROR\"}\r\nts=0 level=error message=\"forged\" x='\\";
-const FORGED_NUMBER: &str = "1555\nts=0 level=error message=forged\"";
+const FORGED_ACCOUNT: &str = "1\"{\"level\":\"ERROR\"} ts=0 level=error message=\"forged\" x='\\";
+const FORGED_NUMBER: &str = "1555ts=0level=errormessage=forged\"";
+/// An event that tries the same; what is not printable does not reach the log.
+const FORGED_EVENT: &str = "A\"\n{\"level\":\"ERROR\"}\r\nts=0 level=error\u{1b}[31m message=\"forged\"";
 
 fn forge(exporter: &Exporter) {
     let body = json!({"eventType": "phone_number_quality_update", "businessAccountId": FORGED_ACCOUNT,
-        "eventDetails": {"displayPhoneNumber": FORGED_NUMBER, "meta": {"event": "FLAGGED"}}});
+        "eventDetails": {"displayPhoneNumber": FORGED_NUMBER, "meta": {"event": FORGED_EVENT}}});
     assert_tally(&exporter.post("/webhooks/8x8", &body.to_string()), &[("applied", 1)]);
 }
 
@@ -747,8 +917,12 @@ fn a_json_log_cannot_be_forged() {
     assert!(!log.lines().any(|line| line.contains("\"level\":\"ERROR\"")), "{log}");
     let accepted = accepted_in_json(&log);
     assert_eq!(accepted["waba_id"], FORGED_ACCOUNT);
-    // Spaces are no part of a number.
-    assert_eq!(accepted["phone_number"], FORGED_NUMBER.replace(' ', ""));
+    assert_eq!(accepted["phone_number"], FORGED_NUMBER);
+    let events: Vec<Json> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let unknown: Vec<_> = events.iter().filter(|event| event["message"] == "unknown value in a webhook").collect();
+    let [unknown] = unknown.as_slice() else { panic!("not one unknown value in\n{log}") };
+    let value = "A\"{\"level\":\"ERROR\"}ts=0 level=error[31m message=\"forged\"";
+    assert_eq!((&unknown["field"], &unknown["value"]), (&"event".into(), &value.into()));
 }
 
 #[test]
@@ -764,11 +938,51 @@ fn a_logfmt_log_cannot_be_forged() {
     }
     let accepted: Vec<_> = log.lines().filter(|line| line.contains(" message=\"webhook change accepted\"")).collect();
     let [accepted] = accepted.as_slice() else { panic!("not one change accepted in\n{log}") };
-    assert!(
-        accepted.contains(r#" waba_id="1\"\n{\"level\":\"ERROR\"}\r\nts=0 level=error message=\"forged\""#),
-        "{log}"
-    );
-    assert!(accepted.contains(r#" phone_number="1555\nts=0level=errormessage=forged\"""#), "{log}");
+    assert!(accepted.contains(r#" waba_id="1\"{\"level\":\"ERROR\"} ts=0 level=error message=\"forged\""#), "{log}");
+    assert!(accepted.contains(r#" phone_number="1555ts=0level=errormessage=forged\"""#), "{log}");
+}
+
+#[test]
+fn flood_of_strangers_is_ten_lines_a_second() {
+    let (_folder, mut exporter) = start(&[("8x8.token", "token"), ("meta.app-secret", "secret")], &[]);
+    let began = std::time::Instant::now();
+    const SENT: usize = 300;
+    for index in 0..SENT / 3 {
+        assert_eq!(deliver(&exporter, "8x8", "wrong", &[]).status, 401);
+        assert_eq!(post_signed(&exporter, "{}", &sign("wrong", b"{}")).status, 401);
+        assert_eq!(handshake(&exporter, &format!("?{index}")).status, 403);
+    }
+    let seconds = began.elapsed().as_secs() + 2;
+    exporter.end("TERM");
+    let log = exporter.log();
+    let events = log.lines().map(|line| serde_json::from_str::<Json>(line).unwrap());
+    let rejected: Vec<_> = events.filter(|event| event["message"] == "webhook rejected").collect();
+    assert!(rejected.len() as u64 <= 10 * seconds, "{} lines in {seconds} s", rejected.len());
+    let counted: u64 = rejected.iter().map(|event| 1 + event["left_out"].as_u64().unwrap_or(0)).sum();
+    assert!(counted > 0 && counted <= SENT as u64, "{counted}");
+}
+
+#[test]
+fn unknown_value_is_logged_once_and_holds_no_number() {
+    let (_folder, mut exporter) = start(&[], &[]);
+    let value = json!({"display_phone_number": NUMBER, "event": "RESTRICTED", "current_limit": "TIER_PLENTY",
+        "old_limit": "+15550783881"});
+    let value_with_a_number = json!({"display_phone_number": NUMBER, "event": "+1 555-078-3881"});
+    for (time, value) in [(1, &value), (1, &value), (2, &value_with_a_number)] {
+        let body = of_account(time, &[json!({"field": "phone_number_quality_update", "value": value})]);
+        assert_eq!(exporter.post("/webhooks/meta", &body).status, 200);
+    }
+    exporter.end("TERM");
+    let log = exporter.log();
+    let events = log.lines().map(|line| serde_json::from_str::<Json>(line).unwrap());
+    let unknown: Vec<_> = events
+        .filter(|event| event["message"] == "unknown value in a webhook")
+        .map(|event| (event["field"].as_str().unwrap().to_owned(), event["value"].as_str().unwrap().to_owned()))
+        .collect();
+    let want =
+        [("event", "RESTRICTED"), ("limit", "TIER_PLENTY"), ("limit", "+***********"), ("event", "+* ***-***-****")];
+    assert_eq!(unknown, want.map(|(field, value)| (field.to_owned(), value.to_owned())));
+    assert!(!log.contains(NUMBER), "{log}");
 }
 
 #[test]

@@ -41,6 +41,9 @@ pub trait Provider: Sync {
     /// is counted in [`Parsed`].
     fn parse(&self, delivery: &Delivery<'_>) -> Result<Parsed, ParseError>;
 
+    /// What to enter in its console, in Markdown; `HOST` stands for the address of the webhook listener.
+    fn setup(&self) -> &'static str;
+
     /// A delivery as the provider documents it, for the quick start: the request's query, or its body.
     fn example(&self) -> Example;
 }

@@ -39,6 +39,11 @@ impl Provider for EightByEight {
         Ok(Parsed::one(read(&envelope)))
     }
 
+    fn setup(&self) -> &'static str {
+        "Webhook URL `https://HOST/webhooks/8x8`, and a token of your choice as its `Authorization` header. 8x8 repeats \
+         what was not answered 200 after 1, 10, 30 and 90 seconds, and then gives up."
+    }
+
     fn example(&self) -> Example {
         Example::Json(
             r#"{"eventId":"0f88f5c4-fae7-4dcf-8ff2-b2990133edea","timestamp":"2025-01-01T00:00:00.00Z","businessAccountId":"950523421983857","eventType":"phone_number_quality_update","eventDetails":{"displayPhoneNumber":"15550783882","meta":{"event":"UPGRADE","currentLimit":"TIER_10K","oldLimit":"TIER_1K"}}}"#,

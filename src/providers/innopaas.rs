@@ -38,6 +38,10 @@ impl Provider for Innopaas {
         Ok(Parsed::one(read(&envelope)))
     }
 
+    fn setup(&self) -> &'static str {
+        "Webhook URL `https://HOST/webhooks/innopaas/TOKEN`. InnoPaaS documents no repetition."
+    }
+
     fn example(&self) -> Example {
         Example::Json(
             r#"{"id":"fd201190-50dc-4151-baec-1d16c8a704e1","type":"whatsapp_phone_number_quality_update","eventTime":"2023-10-16T13:04:57.644Z","body":{"messageLimit":"Unlimited","event":"THROUGHPUT_UPGRADE","displayPhoneNumber":"8613800000000","wabaId":"110129500080569"}}"#,

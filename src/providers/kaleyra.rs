@@ -49,6 +49,12 @@ impl Provider for Kaleyra {
         }
     }
 
+    fn setup(&self) -> &'static str {
+        "Webhook URL `https://HOST/webhooks/kaleyra/TOKEN?display_phone_number=<display_phone_number>&event=<event>\
+         &current_limit=<current_limit>`; a callback profile may post the same names as JSON or as a form. Kaleyra \
+         sends neither an id nor a time, so each delivery counts, and documents no repetition."
+    }
+
     fn example(&self) -> Example {
         Example::Query("display_phone_number=16505551111&event=FLAGGED&current_limit=TIER_10K")
     }

@@ -1,14 +1,16 @@
 //! Documentation that is generated, or that must keep up with the program.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use whatsapp_quality_exporter::{
     config,
     domain::Timestamp,
     exposition::{ACCOUNT, Family, Kind, PHONE_NUMBER},
-    providers,
+    providers::{self, Example},
     telemetry::Telemetry,
 };
 
-use crate::support::{assert_golden, fixture};
+use crate::support::{assert_golden, fixture, samples};
 
 #[test]
 fn golden_reference_of_the_metrics() {
@@ -40,13 +42,48 @@ fn golden_reference_of_the_metrics() {
         let kind = format!("{:?}", family.get_field_type()).to_lowercase();
         page.push_str(&format!("| `{}` | {kind} | {} | {} |\n", family.name(), labels.join(", "), family.help()));
     }
-    page.push_str("\nValues of `provider`: ");
-    let names: Vec<String> = providers::ALL.iter().map(|provider| format!("`{}`", provider.name())).collect();
-    page.push_str(&format!(
-        "{}; `none` in `webhook_requests_total` for a path that names no provider.\n",
-        names.join(", ")
-    ));
+    page.push_str(
+        "\nThe counters of the exporter itself begin anew with each process. Those of numbers and accounts are kept in \
+         the database,\nand so are the times of `last_accepted`, `last_change` and `last_handshake`.\n\n## Values of \
+         labels\n\n| label | of | values |\n|---|---|---|\n",
+    );
+    page.push_str(&values_of_labels(&telemetry));
     assert_golden("../docs/metrics.md", &page);
+}
+
+/// The values of each closed label, as the families have them: those of numbers and accounts on the golden page.
+fn values_of_labels(telemetry: &Telemetry) -> String {
+    const OPEN: [&str; 7] = ["waba_id", "phone_number", "version", "revision", "rustc", "secret", "le"];
+    let mut values: BTreeMap<String, BTreeMap<String, BTreeSet<String>>> = BTreeMap::new();
+    let mut note = |label: &str, family: &str, value: &str| {
+        if !OPEN.contains(&label) {
+            let of_label = values.entry(label.to_owned()).or_default();
+            of_label.entry(family.to_owned()).or_default().insert(value.to_owned());
+        }
+    };
+    for sample in samples(&fixture("fixtures/metrics.txt")) {
+        for (label, value) in sample.labels.iter().filter(|(label, _)| *label != "provider") {
+            note(label, &sample.name, value);
+        }
+    }
+    for family in telemetry.gather() {
+        for label in family.get_metric().iter().flat_map(|metric| metric.get_label()) {
+            note(label.name(), family.name(), label.value());
+        }
+    }
+    let mut rows = String::new();
+    for (label, families) in values {
+        let mut by_values: BTreeMap<BTreeSet<String>, Vec<String>> = BTreeMap::new();
+        for (family, values) in families {
+            by_values.entry(values).or_default().push(format!("`{family}`"));
+        }
+        for (values, families) in by_values {
+            let values: Vec<_> = values.iter().map(|value| format!("`{value}`")).collect();
+            rows.push_str(&format!("| `{label}` | {} | {} |\n", families.join(", "), values.join(", ")));
+        }
+    }
+    rows.push_str("\nThe value `none` of `provider` stands for a path that names no provider.\n");
+    rows
 }
 
 const HEAD: &str = "| family | type | further labels | meaning |\n|---|---|---|---|\n";
@@ -61,9 +98,44 @@ fn row<T>(family: &Family<T>) -> String {
 }
 
 #[test]
-fn the_readme_has_every_flag() {
-    let readme = fixture("../README.md");
+fn golden_reference_of_the_providers() {
+    let mut page = String::from(
+        "# Providers\n\n<!-- Generated from the list of providers: make golden -->\n\nA provider is on when it has a secret, or \
+         is named in `--webhook.allow-unauthenticated`; otherwise its\npaths are 404. Each flag for a secret is \
+         repeatable, with one secret to a file; the secret itself may stand in\nthe environment instead. A token is sent \
+         in the header `Authorization`, as it is or after `Bearer `, or as the last\nsegment of the path, \
+         percent-encoded.\n",
+    );
+    let command = config::command();
+    for provider in providers::ALL {
+        let name = provider.name();
+        let methods: Vec<_> = provider.methods().iter().map(|method| format!("`{method}`")).collect();
+        page.push_str(&format!("\n## {}\n\n{}\n\n", provider.title(), provider.setup()));
+        page.push_str(&format!(
+            "- Path: `/webhooks/{name}`, by {}; label `provider=\"{name}\"`\n",
+            methods.join(" or ")
+        ));
+        let of_provider = command
+            .get_arguments()
+            .filter(|argument| argument.get_long().is_some_and(|flag| flag.split('.').next() == Some(name)));
+        for argument in of_provider {
+            page.push_str(&format!("- `--{}`: {}\n", argument.get_long().unwrap(), argument.get_help().unwrap()));
+        }
+        let line = match provider.example() {
+            Example::Query(query) => format!("curl 'http://127.0.0.1:10878/webhooks/{name}?{query}'"),
+            Example::Json(body) => format!("curl -d '{body}' http://127.0.0.1:10878/webhooks/{name}"),
+        };
+        page.push_str(&format!(
+            "\nA webhook as it is documented, where the provider is on without a secret:\n\n```sh\n{line}\n```\n"
+        ));
+    }
+    assert_golden("../docs/providers.md", &page);
+}
+
+#[test]
+fn readme_and_reference_of_the_providers_have_every_flag() {
+    let pages = fixture("../README.md") + &fixture("../docs/providers.md");
     for flag in config::command().get_arguments().filter_map(|argument| argument.get_long()) {
-        assert!(readme.contains(&format!("`--{flag}`")), "the README lacks --{flag}");
+        assert!(pages.contains(&format!("`--{flag}`")), "the documentation lacks --{flag}");
     }
 }

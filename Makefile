@@ -1,6 +1,6 @@
 # What people type. `make test` is what CI runs.
 
-export PATH := $(CURDIR)/target/tools/usr/bin:$(PATH)
+export PATH := $(CURDIR)/target/tools/usr/sbin:$(CURDIR)/target/tools/usr/bin:$(PATH)
 
 .PHONY: run setup test test-dashboards lint golden bench
 

@@ -271,7 +271,7 @@ impl Chain {
 }
 
 /// Takes what Alertmanager sends.
-fn receive() -> (SocketAddr, Arc<Mutex<Vec<Json>>>) {
+pub fn receive() -> (SocketAddr, Arc<Mutex<Vec<Json>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let notifications = Arc::new(Mutex::new(Vec::new()));
@@ -305,7 +305,7 @@ fn aim(targets: &Path, exporter: SocketAddr) {
 }
 
 /// The texts of the alerts that fire.
-fn descriptions(notification: &Json) -> Vec<String> {
+pub fn descriptions(notification: &Json) -> Vec<String> {
     let alerts = notification["alerts"].as_array().unwrap().iter().filter(|alert| alert["status"] == "firing");
     alerts.map(|alert| alert["annotations"]["description"].as_str().unwrap().to_owned()).collect()
 }

@@ -5,16 +5,19 @@
 
 mod alerting;
 mod api;
+mod backup;
 mod config;
 mod connections;
 mod crash;
 mod dashboards;
 mod docs;
 mod exposition;
+mod first_alert;
 mod law;
 mod memory;
 mod parsers;
 mod providers;
+mod proxy;
 mod readme;
 mod scrape;
 mod storage;

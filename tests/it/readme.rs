@@ -1,6 +1,7 @@
-//! The README, typed as it is written.
+//! The README, typed as it is written. Its first alert and its backup are in files of their own.
 
 use std::{
+    collections::BTreeMap,
     io::{BufRead, BufReader},
     net::TcpListener,
     path::Path,
@@ -14,7 +15,8 @@ use crate::support::{fixture, request, wait_for};
 #[test]
 fn its_commands_print_what_it_says() {
     let readme = fixture("../README.md");
-    let commands = blocks(&readme, "sh");
+    let (start, _) = readme.split_once("\n## ").unwrap();
+    let commands = blocks(start, "sh");
     let (first, curls) = commands.split_first().unwrap();
     assert_eq!(first.lines().collect::<Vec<_>>(), ["make run", "make test"], "make test is what runs this");
 
@@ -27,9 +29,9 @@ fn its_commands_print_what_it_says() {
         printed.push(String::from_utf8(output.stdout).unwrap());
     }
     assert_eq!(printed.len(), 2);
-    assert_eq!(printed[0].trim(), blocks(&readme, "json")[0].trim());
-    let excerpt = blocks(&readme, "text")[0];
-    assert_eq!(printed[1], excerpt);
+    assert_eq!(printed[0].trim(), blocks(start, "json")[0].trim());
+    let excerpt = &blocks(start, "text")[0];
+    assert_eq!(&printed[1], excerpt);
 
     assert_eq!(exporter.curls.len(), providers::ALL.len());
     for line in &exporter.curls {
@@ -51,45 +53,73 @@ fn its_links_lead_somewhere() {
     }
 }
 
-/// The fenced blocks of a language.
-fn blocks<'a>(page: &'a str, language: &str) -> Vec<&'a str> {
-    let fence = format!("```{language}\n");
-    page.split(fence.as_str()).skip(1).map(|rest| rest.split("```").next().unwrap()).collect()
+/// A section of a page, without its heading.
+pub fn section<'a>(page: &'a str, heading: &str) -> &'a str {
+    let (_, rest) = page.split_once(&format!("\n## {heading}\n")).unwrap_or_else(|| panic!("no section {heading}"));
+    rest.split("\n## ").next().unwrap()
+}
+
+/// The fenced blocks of a language, without the indentation that a list gives them.
+pub fn blocks(page: &str, language: &str) -> Vec<String> {
+    let fence = format!("```{language}");
+    let mut blocks = Vec::new();
+    let mut lines = page.lines();
+    while let Some(line) = lines.next() {
+        if let Some(indentation) = line.strip_suffix(&fence)
+            && indentation.trim().is_empty()
+        {
+            let inside = lines.by_ref().take_while(|line| line.trim() != "```");
+            blocks.push(inside.map(|line| line.strip_prefix(indentation).unwrap_or(line).to_owned() + "\n").collect());
+        }
+    }
+    blocks
 }
 
 /// Ports in place of the documented ones, which may be taken on the machine of the test.
-struct Ports {
-    web: u16,
-    webhook: u16,
-}
+pub struct Ports(BTreeMap<u16, u16>);
 
 /// `make run` in a folder of its own.
-struct Running {
+pub struct Running {
     child: Child,
     curls: Vec<String>,
     _storage: tempfile::TempDir,
 }
 
 impl Ports {
-    fn free() -> Self {
-        let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-        let [web, webhook] = listeners.map(|listener| listener.local_addr().unwrap().port());
-        Self { web, webhook }
+    /// Of the exporter, Prometheus and Alertmanager.
+    pub fn free() -> Self {
+        let documented = [10877, 10878, 9090, 9093];
+        let listeners = documented.map(|port| (port, TcpListener::bind("127.0.0.1:0").unwrap()));
+        Self(listeners.iter().map(|(port, free)| (*port, free.local_addr().unwrap().port())).collect())
     }
 
-    fn put_into(&self, command: &str) -> String {
-        command.replace("10877", &self.web.to_string()).replace("10878", &self.webhook.to_string())
+    /// With one that is in use.
+    pub fn with(mut self, documented: u16, port: u16) -> Self {
+        self.0.insert(documented, port);
+        self
     }
 
-    fn make_run(&self) -> Running {
+    pub fn put_into(&self, text: &str) -> String {
+        // In one pass, because a free port may end in the digits of a documented one.
+        let pieces = text.split_inclusive(|character: char| !character.is_ascii_digit());
+        let replaced = pieces.map(|piece| {
+            let digits = piece.trim_end_matches(|character: char| !character.is_ascii_digit());
+            let port = digits.parse().ok().and_then(|port: u16| self.0.get(&port));
+            port.map_or_else(|| piece.to_owned(), |port| piece.replacen(digits, &port.to_string(), 1))
+        });
+        replaced.collect()
+    }
+
+    pub fn make_run(&self) -> Running {
+        let (web, webhook) = (self.0[&10877], self.0[&10878]);
         let storage = tempfile::tempdir().unwrap();
         let mut child = Command::new("make")
             .arg("run")
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             // This test may itself have been started by make.
             .env_remove("MAKEFLAGS")
-            .env("WHATSAPP_EXPORTER_WEB_LISTEN_ADDRESS", format!("127.0.0.1:{}", self.web))
-            .env("WHATSAPP_EXPORTER_WEBHOOK_LISTEN_ADDRESS", format!("127.0.0.1:{}", self.webhook))
+            .env("WHATSAPP_EXPORTER_WEB_LISTEN_ADDRESS", format!("127.0.0.1:{web}"))
+            .env("WHATSAPP_EXPORTER_WEBHOOK_LISTEN_ADDRESS", format!("127.0.0.1:{webhook}"))
             .env("WHATSAPP_EXPORTER_STORAGE_PATH", storage.path())
             .stdout(Stdio::piped())
             .spawn()
@@ -100,7 +130,7 @@ impl Ports {
             .filter(|line| line.starts_with("curl "))
             .take(providers::ALL.len())
             .collect();
-        let web = ([127, 0, 0, 1], self.web).into();
+        let web = ([127, 0, 0, 1], web).into();
         wait_for("make run to be ready", || request(web, "GET", "/-/ready", &[], b"").is_ok_and(|a| a.status == 200));
         Running { child, curls, _storage: storage }
     }

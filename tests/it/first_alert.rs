@@ -20,13 +20,15 @@ fn first_alert_is_notified_by_the_readmes_steps() {
     let readme = fixture("../README.md");
     let steps = section(&readme, "From nothing to the first alert");
     let (receiver, notifications) = receive();
-    let ports = Ports::free().with(9095, receiver.port());
     let folder = tempfile::tempdir().unwrap();
     symlink(Path::new(env!("CARGO_MANIFEST_DIR")).join("alerts"), folder.path().join("alerts")).unwrap();
     let monitoring = folder.path().join("monitoring");
     fs::create_dir(&monitoring).unwrap();
 
+    let ports = Ports::free();
     let _exporter = ports.make_run();
+    // Only now, because make may have built the exporter for minutes.
+    let ports = ports.with_free(9090).with_free(9093).with(9095, receiver.port());
     let [configuration] = blocks(steps, "yaml").try_into().unwrap();
     fs::write(monitoring.join("prometheus.yml"), ports.put_into(&configuration)).unwrap();
     let [commands] = blocks(steps, "sh").try_into().unwrap();

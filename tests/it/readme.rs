@@ -86,14 +86,22 @@ pub struct Running {
 }
 
 impl Ports {
-    /// Of the exporter, Prometheus and Alertmanager.
+    /// Of the exporter.
     pub fn free() -> Self {
-        let documented = [10877, 10878, 9090, 9093];
-        let listeners = documented.map(|port| (port, TcpListener::bind("127.0.0.1:0").unwrap()));
-        Self(listeners.iter().map(|(port, free)| (*port, free.local_addr().unwrap().port())).collect())
+        Self(BTreeMap::new()).with_free(10877).with_free(10878)
     }
 
-    /// With one that is in use.
+    /// With one more that is free.
+    pub fn with_free(self, documented: u16) -> Self {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        if self.0.values().any(|taken| *taken == port) {
+            self.with_free(documented)
+        } else {
+            self.with(documented, port)
+        }
+    }
+
+    /// With one more that is in use.
     pub fn with(mut self, documented: u16, port: u16) -> Self {
         self.0.insert(documented, port);
         self

@@ -1,6 +1,7 @@
 //! Measures the exporter against limits and peers, alternating in one run, and writes the tables of
 //! `docs/performance.md`: medians as ratios, with the spread.
 
+mod builds;
 mod count;
 mod limit;
 mod load;
@@ -9,7 +10,7 @@ mod scrape;
 mod table;
 mod webhooks;
 
-use std::{env, fs, net::TcpListener};
+use std::{env, fs, net::TcpListener, path::Path};
 
 use limit::Stage;
 
@@ -33,6 +34,7 @@ fn main() {
             count::measure(&mut page);
             page.write("../docs/performance.md");
         }
+        ["builds", before, rounds] => builds::measure(Path::new(before), rounds.parse().expect("how many rounds")),
         ["webhooks"] => webhooks::measure(&mut table::Page::default()),
         ["count"] => count::measure(&mut table::Page::default()),
         ["count", what, times] => count::run(what, times.parse().expect("how often")),

@@ -33,8 +33,13 @@ impl Server {
 
     /// The exporter, as it is shipped.
     pub fn exporter(storage: &Path) -> Self {
+        Self::build(Path::new("../target/release/whatsapp-quality-exporter"), storage)
+    }
+
+    /// A build of the exporter.
+    pub fn build(binary: &Path, storage: &Path) -> Self {
         let (web, address) = (free(), free());
-        let mut command = Command::new("../target/release/whatsapp-quality-exporter");
+        let mut command = Command::new(binary);
         command
             .arg(format!("--web.listen-address={web}"))
             .arg(format!("--webhook.listen-address={address}"))

@@ -19,10 +19,10 @@ use crate::{
 };
 
 const ROUNDS: usize = 9;
-const FLEET: usize = 100_000;
+pub const FLEET: usize = 100_000;
 const LARGE_FLEET: usize = 1_000_000;
 const EPOCH: u64 = 1_600_000_000;
-const GZIP: &str = "Accept-Encoding: gzip\r\n";
+pub const GZIP: &str = "Accept-Encoding: gzip\r\n";
 
 pub fn measure(page: &mut Page) {
     let folder = tempfile::tempdir_in("../target").expect("a folder");
@@ -47,7 +47,7 @@ pub fn measure(page: &mut Page) {
 }
 
 /// Three events of each number, as batches of 1000 changes.
-fn fill(server: &Server, numbers: usize, event: u64) {
+pub fn fill(server: &Server, numbers: usize, event: u64) {
     let batches = numbers / 1000;
     let bodies = (0..batches).map(|batch| {
         let entries = (batch * 1000..(batch + 1) * 1000).map(|number| {
@@ -61,10 +61,10 @@ fn fill(server: &Server, numbers: usize, event: u64) {
 }
 
 /// Makes a few numbers stale.
-struct Changes(u64);
+pub struct Changes(pub u64);
 
 impl Changes {
-    fn send(&mut self, server: &Server, numbers: usize) {
+    pub fn send(&mut self, server: &Server, numbers: usize) {
         self.0 += 1;
         let bodies = (0..numbers).map(|number| webhook(number * (FLEET / numbers), EPOCH + 1000 + self.0));
         Requests::signed(bodies).send(server.address, 1, Duration::from_secs(60));
@@ -104,7 +104,7 @@ fn against_fixed(page: &mut Page, folder: &Path, fleet: &Server, encoding: &str,
 }
 
 /// Seconds of a scrape.
-fn time(address: SocketAddr, headers: &str) -> f64 {
+pub fn time(address: SocketAddr, headers: &str) -> f64 {
     let began = Instant::now();
     get(address, "/metrics", headers).expect("a page");
     began.elapsed().as_secs_f64()

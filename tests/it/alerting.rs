@@ -19,7 +19,7 @@ use tempfile::TempDir;
 
 use crate::{
     dashboards,
-    support::{Exporter, Server, fixture, wait_for},
+    support::{Exporter, Server, fixture, request, wait_for},
 };
 
 #[test]
@@ -40,7 +40,7 @@ fn a_downgrade_is_notified_once_and_what_follows_from_it_is_not() {
     assert_eq!(texts.len(), 2, "one notification for two numbers: {texts:?}");
     for number in ["15550100001", "15550100002"] {
         let text = texts.iter().find(|text| text.contains(number)).unwrap_or_else(|| panic!("no {number}: {texts:?}"));
-        assert!(text.ends_with("fell from 10000; it is now 1000 customers in 24 hours."), "{text}");
+        assert!(text.ends_with("fell from 10000 to 1000 customers in 24 hours."), "{text}");
     }
 
     // An account falls without any DOWNGRADE event, from unlimited.
@@ -52,21 +52,21 @@ fn a_downgrade_is_notified_once_and_what_follows_from_it_is_not() {
     chain.wait_until_scraped("15550100003", f64::INFINITY);
     chain.capability("2", json!({"max_daily_conversations_per_business": 2000, "max_phone_numbers_per_waba": 25}));
     let account = chain.notification("WhatsAppBusinessAccountDowngraded", "2");
-    assert!(descriptions(&account)[0].contains("the account's is now 2000 customers"), "{account:#}");
+    assert!(descriptions(&account)[0].contains("fell from unlimited to 2000 customers in 24 hours."), "{account:#}");
 
     // A number falls from unlimited, and the first event ever of another is a fall.
     chain.quality("3", "15550100004", json!({"event": "UPGRADE", "current_limit": "TIER_UNLIMITED"}));
     chain.wait_until_scraped("15550100004", f64::INFINITY);
     chain.quality("3", "15550100004", json!({"event": "ONBOARDING", "current_limit": "TIER_100K"}));
     let unlimited = chain.notification("WhatsAppPhoneNumberDowngraded", "3");
-    assert!(descriptions(&unlimited)[0].contains("fell from unlimited; it is now 100000"), "{unlimited:#}");
+    assert!(descriptions(&unlimited)[0].contains("fell from unlimited to 100000"), "{unlimited:#}");
     chain.quality(
         "4",
         "15550100005",
         json!({"event": "DOWNGRADE", "current_limit": "TIER_250", "old_limit": "TIER_1K"}),
     );
     let unknown = chain.notification("WhatsAppPhoneNumberDowngraded", "4");
-    assert!(descriptions(&unknown)[0].contains("fell from 1000; it is now 250"), "{unknown:#}");
+    assert!(descriptions(&unknown)[0].contains("fell from 1000 to 250"), "{unknown:#}");
 
     // What follows from a fall is suppressed: the flags of its numbers, and the numbers of an account that fell.
     for (alert, waba_id) in [("WhatsAppPhoneNumberFlagged", "1"), ("WhatsAppPhoneNumberDowngraded", "2")] {
@@ -76,6 +76,11 @@ fn a_downgrade_is_notified_once_and_what_follows_from_it_is_not() {
         });
         assert_eq!(chain.received(alert, waba_id).len(), 0, "{alert} of account {waba_id} was notified");
     }
+
+    // A number's own fall after its account's is another fall.
+    chain.quality("2", "15550100003", json!({"event": "DOWNGRADE", "current_limit": "TIER_250"}));
+    let own = chain.notification("WhatsAppPhoneNumberDowngraded", "2");
+    assert!(descriptions(&own)[0].contains("fell from 2000 to 250"), "{own:#}");
 
     // A restart is no news.
     let before = chain.all_received();
@@ -87,18 +92,14 @@ fn a_downgrade_is_notified_once_and_what_follows_from_it_is_not() {
     chain.quality("4", "15550100005", json!({"event": "DOWNGRADE", "current_limit": "TIER_50"}));
     wait_for("a second fall to be notified", || chain.received("WhatsAppPhoneNumberDowngraded", "4").len() == 2);
     let again = &chain.received("WhatsAppPhoneNumberDowngraded", "4")[1];
-    assert!(descriptions(again)[0].contains("fell from 250; it is now 50"), "{again:#}");
+    assert!(descriptions(again)[0].contains("fell from 250 to 50"), "{again:#}");
 
     chain.every_query_of_the_dashboards_returns_data();
     chain.dashboards_and_rules_name_what_is_there();
 }
 
 /// Exposed, and on purpose neither drawn nor alerted on.
-const UNUSED: &[&str] = &[
-    "whatsapp_business_account_previous_messaging_limit",
-    "whatsapp_exporter_provider_on",
-    "whatsapp_exporter_webhook_last_change_timestamp_seconds",
-];
+const UNUSED: &[&str] = &[];
 
 /// Prometheus' own.
 const OF_PROMETHEUS: &[&str] = &["ALERTS", "up", "scrape_duration_seconds", "scrape_samples_scraped"];
@@ -117,7 +118,10 @@ impl Chain {
     fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (receiver, notifications) = receive();
-        let exporter = Exporter::start(&folder.path().join("data"), &[]);
+        let verify_token = [("WHATSAPP_EXPORTER_META_VERIFY_TOKEN", "verify")];
+        let exporter = Exporter::start_with(&folder.path().join("data"), &[], &verify_token);
+        let handshake = "/webhooks/meta?hub.mode=subscribe&hub.challenge=7&hub.verify_token=verify";
+        assert_eq!(request(exporter.webhook, "GET", handshake, &[], b"").unwrap().text(), "7");
 
         let configuration = fixture("../alerts/alertmanager.yml")
             .replace("http://127.0.0.1:9095/", &format!("http://{receiver}/"))

@@ -22,7 +22,10 @@ mod load;
 const NUMBERS: usize = 10_000;
 
 fn stages(criterion: &mut Criterion) {
-    let meta = providers::ALL.iter().find(|provider| provider.name() == "meta").expect("Meta");
+    let meta = providers::ALL
+        .iter()
+        .find(|provider| provider.name() == "meta")
+        .expect("Meta");
     let body = load::webhook(1, 1_700_000_000);
     let key = hmac::Key::new(hmac::HMAC_SHA256, load::SECRET.as_bytes());
     let signature = hmac::sign(&key, body.as_bytes());
@@ -30,7 +33,13 @@ fn stages(criterion: &mut Criterion) {
         bencher.iter(|| hmac::verify(&key, black_box(body.as_bytes()), signature.as_ref()));
     });
     let parse = |body: &str| {
-        meta.parse(&Delivery { method: &Method::POST, query: "", content_type: b"", body: body.as_bytes() }).expect("a webhook")
+        meta.parse(&Delivery {
+            method: &Method::POST,
+            query: "",
+            content_type: b"",
+            body: body.as_bytes(),
+        })
+        .expect("a webhook")
     };
     criterion.bench_function("parse", |bencher| bencher.iter(|| parse(black_box(&body))));
 
@@ -48,10 +57,18 @@ fn stages(criterion: &mut Criterion) {
     (0..NUMBERS).for_each(|number| apply(parse(&load::webhook(number, 1_700_000_000))));
     let mut times = 1_700_000_001..;
     let mut next = || parse(&load::webhook(1, times.next().expect("a time")));
-    criterion.bench_function("fold", |bencher| bencher.iter_batched(&mut next, &mut apply, BatchSize::SmallInput));
+    criterion.bench_function("fold", |bencher| {
+        bencher.iter_batched(&mut next, &mut apply, BatchSize::SmallInput)
+    });
 
-    for (name, encoding) in [("render", Encoding::Plain), ("render and deflate", Encoding::Gzip)] {
-        let ask = Ask { encoding, ..Ask::default() };
+    for (name, encoding) in [
+        ("render", Encoding::Plain),
+        ("render and deflate", Encoding::Gzip),
+    ] {
+        let ask = Ask {
+            encoding,
+            ..Ask::default()
+        };
         criterion.bench_function(&format!("{name} {NUMBERS} numbers"), |bencher| {
             bencher.iter_batched(
                 || Exposition::new(Arc::clone(&table)),
@@ -61,9 +78,10 @@ fn stages(criterion: &mut Criterion) {
         });
         let mut kept = Exposition::new(Arc::clone(&table));
         kept.page(ask, &[]);
-        criterion.bench_function(&format!("a page of what is kept, {encoding:?}"), |bencher| {
-            bencher.iter(|| kept.page(ask, &[]))
-        });
+        criterion.bench_function(
+            &format!("a page of what is kept, {encoding:?}"),
+            |bencher| bencher.iter(|| kept.page(ask, &[])),
+        );
     }
 }
 
@@ -71,7 +89,9 @@ fn stages(criterion: &mut Criterion) {
 fn gzip(criterion: &mut Criterion) {
     const PIECES: usize = 256 * 13;
     let line = |number| {
-        format!("whatsapp_phone_number_flagged{{provider=\"meta\",waba_id=\"1\",phone_number=\"{number}\"}} 0\n")
+        format!(
+            "whatsapp_phone_number_flagged{{provider=\"meta\",waba_id=\"1\",phone_number=\"{number}\"}} 0\n"
+        )
     };
     let text: String = (15_550_000_000_u64..15_550_000_040).map(line).collect();
     let mut deflater = Deflater::default();

@@ -6,7 +6,10 @@ use whatsapp_quality_exporter::providers::{self, Example};
 
 fn main() {
     if std::env::args().nth(1).as_deref() == Some("names") {
-        let names: Vec<_> = providers::ALL.iter().map(|provider| provider.name()).collect();
+        let names: Vec<_> = providers::ALL
+            .iter()
+            .map(|provider| provider.name())
+            .collect();
         println!("{}", names.join(","));
         return;
     }

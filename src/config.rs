@@ -9,7 +9,9 @@ use std::{
     str::FromStr,
 };
 
-use clap::{Arg, ArgAction, ArgMatches, Command, builder::ValueParser, error::ErrorKind, value_parser};
+use clap::{
+    Arg, ArgAction, ArgMatches, Command, builder::ValueParser, error::ErrorKind, value_parser,
+};
 use secrecy::SecretString;
 use tracing::level_filters::LevelFilter;
 
@@ -141,16 +143,31 @@ impl Config {
                 let mut verify_tokens = Vec::new();
                 for kind in SecretKind::of(provider.auth()) {
                     let read = kind.read(name, matches, &mut warnings)?;
-                    if *kind == SecretKind::VerifyToken { verify_tokens.extend(read) } else { secrets.extend(read) }
+                    if *kind == SecretKind::VerifyToken {
+                        verify_tokens.extend(read)
+                    } else {
+                        secrets.extend(read)
+                    }
                 }
                 let allow_unauthenticated = allowed.iter().any(|allowed| *allowed == name);
-                Ok(ProviderConfig { name, secrets, verify_tokens, allow_unauthenticated })
+                Ok(ProviderConfig {
+                    name,
+                    secrets,
+                    verify_tokens,
+                    allow_unauthenticated,
+                })
             })
             .collect::<Result<Vec<_>, ConfigError>>()?;
 
         let config = Self {
-            web_addresses: many(matches, WEB_LISTEN_ADDRESS).into_iter().cloned().collect(),
-            webhook_addresses: many(matches, WEBHOOK_LISTEN_ADDRESS).into_iter().cloned().collect(),
+            web_addresses: many(matches, WEB_LISTEN_ADDRESS)
+                .into_iter()
+                .cloned()
+                .collect(),
+            webhook_addresses: many(matches, WEBHOOK_LISTEN_ADDRESS)
+                .into_iter()
+                .cloned()
+                .collect(),
             telemetry_path: one(matches, TELEMETRY_PATH),
             max_requests: one(matches, MAX_REQUESTS),
             storage_path: absolute(one(matches, STORAGE_PATH))?,
@@ -163,9 +180,13 @@ impl Config {
         };
         if !config.providers.iter().any(ProviderConfig::is_on) {
             let flags = providers::ALL.iter().filter_map(|provider| {
-                SecretKind::of(provider.auth()).first().map(|kind| format!("--{}", kind.flag(provider.name())))
+                SecretKind::of(provider.auth())
+                    .first()
+                    .map(|kind| format!("--{}", kind.flag(provider.name())))
             });
-            return Err(ConfigError::NoProvider { flags: flags.collect::<Vec<_>>().join(", ") });
+            return Err(ConfigError::NoProvider {
+                flags: flags.collect::<Vec<_>>().join(", "),
+            });
         }
         Ok(config)
     }
@@ -203,11 +224,21 @@ impl FromStr for ListenAddress {
         let addresses: Vec<_> = match text.strip_prefix(':') {
             Some(port) => {
                 let port = port.parse::<u16>().map_err(|error| wrong(&error))?;
-                vec![(Ipv6Addr::UNSPECIFIED, port).into(), (Ipv4Addr::UNSPECIFIED, port).into()]
+                vec![
+                    (Ipv6Addr::UNSPECIFIED, port).into(),
+                    (Ipv4Addr::UNSPECIFIED, port).into(),
+                ]
             }
-            None => text.to_socket_addrs().map_err(|error| wrong(&error))?.collect(),
+            None => text
+                .to_socket_addrs()
+                .map_err(|error| wrong(&error))?
+                .collect(),
         };
-        if addresses.is_empty() { Err("the host has no address".into()) } else { Ok(Self(addresses)) }
+        if addresses.is_empty() {
+            Err("the host has no address".into())
+        } else {
+            Ok(Self(addresses))
+        }
     }
 }
 
@@ -248,7 +279,9 @@ impl SecretKind {
         match self {
             Self::AppSecret => "file with an app secret, which signs the webhooks (repeatable)",
             Self::VerifyToken => "file with a token for the handshake (repeatable)",
-            Self::Token => "file with a token, sent in Authorization or as the last path segment (repeatable)",
+            Self::Token => {
+                "file with a token, sent in Authorization or as the last path segment (repeatable)"
+            }
         }
     }
 
@@ -302,7 +335,10 @@ fn secret(
             text.pop();
         }
     }
-    if text.trim_matches(|c: char| c.is_whitespace() || c == BYTE_ORDER_MARK).is_empty() {
+    if text
+        .trim_matches(|c: char| c.is_whitespace() || c == BYTE_ORDER_MARK)
+        .is_empty()
+    {
         return Err(ConfigError::SecretBlank { of });
     }
     if text.contains('\n') {
@@ -310,19 +346,32 @@ fn secret(
     }
     let bare = text.trim_start_matches(BYTE_ORDER_MARK).trim();
     let is_quoted = |quote| bare.len() > 1 && bare.starts_with(quote) && bare.ends_with(quote);
-    let is_app_secret = text.len() == 32 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    let is_app_secret =
+        text.len() == 32 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     let findings = [
-        (text.starts_with(BYTE_ORDER_MARK), "begins with a byte order mark"),
-        (text.trim_start_matches(BYTE_ORDER_MARK) != bare, "begins or ends with white space"),
+        (
+            text.starts_with(BYTE_ORDER_MARK),
+            "begins with a byte order mark",
+        ),
+        (
+            text.trim_start_matches(BYTE_ORDER_MARK) != bare,
+            "begins or ends with white space",
+        ),
         (is_quoted('"') || is_quoted('\''), "stands in quotes"),
         (
             kind == SecretKind::AppSecret && !is_app_secret,
             "is not 32 lower-case hex digits, as app secrets of Meta are",
         ),
     ];
-    let findings: Vec<_> = findings.into_iter().filter_map(|(is_found, what)| is_found.then_some(what)).collect();
+    let findings: Vec<_> = findings
+        .into_iter()
+        .filter_map(|(is_found, what)| is_found.then_some(what))
+        .collect();
     if !findings.is_empty() {
-        warnings.push(format!("the secret of {of} {}; all of it is taken as the secret", findings.join(", and ")));
+        warnings.push(format!(
+            "the secret of {of} {}; all of it is taken as the secret",
+            findings.join(", and ")
+        ));
     }
     Ok(text.into())
 }
@@ -347,26 +396,38 @@ const LOG_PHONE_NUMBERS: &str = "log.phone-numbers";
 pub fn command() -> Command {
     let names = providers::ALL.iter().map(|provider| provider.name());
     let flags = [
-        flag(WEB_LISTEN_ADDRESS, "ADDRESS", "private: where /metrics, health and the API are served (repeatable)")
-            .default_value("127.0.0.1:10877")
-            .action(ArgAction::Append)
-            .value_delimiter(',')
-            .value_parser(ListenAddress::from_str),
+        flag(
+            WEB_LISTEN_ADDRESS,
+            "ADDRESS",
+            "private: where /metrics, health and the API are served (repeatable)",
+        )
+        .default_value("127.0.0.1:10877")
+        .action(ArgAction::Append)
+        .value_delimiter(',')
+        .value_parser(ListenAddress::from_str),
         flag(TELEMETRY_PATH, "PATH", "path of the metrics")
             .default_value("/metrics")
             .value_parser(ValueParser::new(telemetry_path)),
         flag(MAX_REQUESTS, "N", "scrapes at a time; 0 for no limit")
             .default_value("40")
             .value_parser(value_parser!(usize)),
-        flag(WEBHOOK_LISTEN_ADDRESS, "ADDRESS", "public: where webhooks are received (repeatable)")
-            .default_value("127.0.0.1:10878")
-            .action(ArgAction::Append)
-            .value_delimiter(',')
-            .value_parser(ListenAddress::from_str),
-        flag(ALLOW_UNAUTHENTICATED, "PROVIDER", "accept this provider's webhooks from anybody (repeatable)")
-            .action(ArgAction::Append)
-            .value_delimiter(',')
-            .value_parser(names.collect::<Vec<_>>()),
+        flag(
+            WEBHOOK_LISTEN_ADDRESS,
+            "ADDRESS",
+            "public: where webhooks are received (repeatable)",
+        )
+        .default_value("127.0.0.1:10878")
+        .action(ArgAction::Append)
+        .value_delimiter(',')
+        .value_parser(ListenAddress::from_str),
+        flag(
+            ALLOW_UNAUTHENTICATED,
+            "PROVIDER",
+            "accept this provider's webhooks from anybody (repeatable)",
+        )
+        .action(ArgAction::Append)
+        .value_delimiter(',')
+        .value_parser(names.collect::<Vec<_>>()),
     ];
     let secrets = providers::ALL.iter().flat_map(|provider| {
         SecretKind::of(provider.auth()).iter().map(|kind| {
@@ -386,17 +447,25 @@ pub fn command() -> Command {
         flag(STORAGE_PATH, "FOLDER", "folder of the embedded storage")
             .default_value("data")
             .value_parser(value_parser!(PathBuf)),
-        flag(MAX_PHONE_NUMBERS, "N", "phone numbers, and accounts, there may be; changes of more are refused")
-            .default_value("1000000")
-            .value_parser(value_parser!(usize)),
+        flag(
+            MAX_PHONE_NUMBERS,
+            "N",
+            "phone numbers, and accounts, there may be; changes of more are refused",
+        )
+        .default_value("1000000")
+        .value_parser(value_parser!(usize)),
         flag(LOG_LEVEL, "LEVEL", "least severe level that is logged")
             .default_value("info")
             .value_parser(ValueParser::new(log_level)),
         flag(LOG_FORMAT, "FORMAT", "format of the log: logfmt or json")
             .default_value("logfmt")
             .value_parser(LogFormat::from_str),
-        flag(LOG_PHONE_NUMBERS, "", "log phone numbers whole, not masked to their last four digits")
-            .action(ArgAction::SetTrue),
+        flag(
+            LOG_PHONE_NUMBERS,
+            "",
+            "log phone numbers whole, not masked to their last four digits",
+        )
+        .action(ArgAction::SetTrue),
     ];
     Command::new(env!("CARGO_PKG_NAME"))
         .about("Receives WhatsApp's quality and messaging limit webhooks and exposes them to Prometheus.")
@@ -433,12 +502,18 @@ fn flag(name: &str, value: &str, help: &str) -> Arg {
 }
 
 fn variable(name: &str) -> String {
-    format!("{ENVIRONMENT}{}", name.replace(['.', '-'], "_").to_uppercase())
+    format!(
+        "{ENVIRONMENT}{}",
+        name.replace(['.', '-'], "_").to_uppercase()
+    )
 }
 
 fn telemetry_path(path: &str) -> Result<String, String> {
     let taken = ["/", "/-/healthy", "/-/ready"].contains(&path) || path.starts_with("/api/");
-    let plain = path.starts_with('/') && path.bytes().all(|b| b.is_ascii_graphic() && !b"?#%\"<>".contains(&b));
+    let plain = path.starts_with('/')
+        && path
+            .bytes()
+            .all(|b| b.is_ascii_graphic() && !b"?#%\"<>".contains(&b));
     if !plain {
         Err("expected a path that begins with / and has no query".into())
     } else if taken {
@@ -463,7 +538,13 @@ fn many<'a, T: Clone + Send + Sync + 'static>(matches: &'a ArgMatches, name: &st
 }
 
 /// The value of a flag that has a default.
-#[expect(clippy::expect_used, reason = "every caller's flag is declared above with a default of that type")]
+#[expect(
+    clippy::expect_used,
+    reason = "every caller's flag is declared above with a default of that type"
+)]
 fn one<T: Clone + Send + Sync + 'static>(matches: &ArgMatches, name: &str) -> T {
-    matches.get_one::<T>(name).expect("a flag with a default").clone()
+    matches
+        .get_one::<T>(name)
+        .expect("a flag with a default")
+        .clone()
 }

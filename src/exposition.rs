@@ -96,8 +96,16 @@ impl Part {
     /// Reads `I/N` with 0 ≤ I < N.
     pub fn parse(text: &str) -> Option<Self> {
         let (index, of) = text.split_once('/')?;
-        let digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok()).flatten();
-        let part = Self { index: digits(index)?, of: digits(of)? };
+        let digits = |text: &str| {
+            text.bytes()
+                .all(|b| b.is_ascii_digit())
+                .then(|| text.parse().ok())
+                .flatten()
+        };
+        let part = Self {
+            index: digits(index)?,
+            of: digits(of)?,
+        };
         (part.index < part.of).then_some(part)
     }
 
@@ -122,7 +130,12 @@ impl Page {
 impl Exposition {
     /// Shows `table`.
     pub fn new(table: Arc<Table>) -> Self {
-        Self { table, numbers: Sheet::default(), accounts: Sheet::default(), deflater: gzip::Deflater::default() }
+        Self {
+            table,
+            numbers: Sheet::default(),
+            accounts: Sheet::default(),
+            deflater: gzip::Deflater::default(),
+        }
     }
 
     /// The page as it is asked for: phone numbers, and in part 0 accounts and then the `own` families.
@@ -131,10 +144,15 @@ impl Exposition {
             Encoding::Plain => Pieces::Plain(Vec::new()),
             Encoding::Gzip => Pieces::Gzip(gzip::Member::default()),
         };
-        self.numbers.write(&self.table.numbers, ask, &mut pieces, &mut self.deflater);
+        self.numbers
+            .write(&self.table.numbers, ask, &mut pieces, &mut self.deflater);
         if ask.part.index == 0 {
-            let all = Ask { part: Part::WHOLE, ..ask };
-            self.accounts.write(&self.table.accounts, all, &mut pieces, &mut self.deflater);
+            let all = Ask {
+                part: Part::WHOLE,
+                ..ask
+            };
+            self.accounts
+                .write(&self.table.accounts, all, &mut pieces, &mut self.deflater);
             let mut text = Vec::new();
             text::write_own(&mut text, ask.format, own);
             pieces.push_text(text, &mut self.deflater);
@@ -142,7 +160,9 @@ impl Exposition {
         if ask.format == Format::OpenMetrics {
             pieces.push_text(b"# EOF\n".to_vec(), &mut self.deflater);
         }
-        Page { pieces: pieces.finish() }
+        Page {
+            pieces: pieces.finish(),
+        }
     }
 }
 

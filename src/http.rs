@@ -44,15 +44,23 @@ const PLAIN: &str = "text/plain; charset=utf-8";
 fn answer(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Answer {
     let mut answer = Response::new(Pieces::from(body.into()));
     *answer.status_mut() = status;
-    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    answer.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    answer
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    answer
+        .headers_mut()
+        .insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     answer
 }
 
 fn json(status: StatusCode, body: &impl Serialize) -> Answer {
     match serde_json::to_vec(body) {
         Ok(body) => answer(status, JSON, body),
-        Err(_) => answer(StatusCode::INTERNAL_SERVER_ERROR, JSON, r#"{"error":"the answer cannot be written"}"#),
+        Err(_) => answer(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            JSON,
+            r#"{"error":"the answer cannot be written"}"#,
+        ),
     }
 }
 
@@ -69,7 +77,12 @@ fn error(status: StatusCode, sentence: &str) -> Answer {
 fn lacks_host(head: &Parts) -> Option<Answer> {
     let hosts = head.headers.get_all(HOST).iter().count();
     let is_wrong = head.version == Version::HTTP_11 && hosts != 1;
-    is_wrong.then(|| error(StatusCode::BAD_REQUEST, "a request of HTTP/1.1 needs one Host header"))
+    is_wrong.then(|| {
+        error(
+            StatusCode::BAD_REQUEST,
+            "a request of HTTP/1.1 needs one Host header",
+        )
+    })
 }
 
 fn not_found() -> Answer {
@@ -78,7 +91,10 @@ fn not_found() -> Answer {
 
 fn method_not_allowed(allowed: &[&str]) -> Answer {
     let allowed = allowed.join(", ");
-    let mut answer = error(StatusCode::METHOD_NOT_ALLOWED, &format!("the method is not one of {allowed}"));
+    let mut answer = error(
+        StatusCode::METHOD_NOT_ALLOWED,
+        &format!("the method is not one of {allowed}"),
+    );
     if let Ok(allowed) = HeaderValue::from_str(&allowed) {
         answer.headers_mut().insert(ALLOW, allowed);
     }

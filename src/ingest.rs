@@ -101,7 +101,10 @@ struct Job {
 
 /// What a provider sent, authentic and read.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "nearly every request is a delivery")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly every request is a delivery"
+)]
 pub enum Request {
     /// Webhooks.
     Delivery(Parsed),
@@ -110,7 +113,10 @@ pub enum Request {
 }
 
 /// A delivery's answer, and whom to give it.
-type Answer = (oneshot::Sender<Result<Tally, IngestError>>, Result<Tally, IngestError>);
+type Answer = (
+    oneshot::Sender<Result<Tally, IngestError>>,
+    Result<Tally, IngestError>,
+);
 
 /// Makes the entrance, the writer behind it, and the way out.
 pub fn channel<S: Store + 'static>(
@@ -147,11 +153,18 @@ impl Ingest {
         request: Request,
     ) -> impl Future<Output = Result<Tally, IngestError>> + use<> {
         let (done, answer) = oneshot::channel();
-        let queued = self.0.try_send(Job { provider, request, done }).map_err(|error| match error {
-            TrySendError::Full(_) => IngestError::Busy,
-            // The writer has ended.
-            TrySendError::Closed(_) => IngestError::Storage,
-        });
+        let queued = self
+            .0
+            .try_send(Job {
+                provider,
+                request,
+                done,
+            })
+            .map_err(|error| match error {
+                TrySendError::Full(_) => IngestError::Busy,
+                // The writer has ended.
+                TrySendError::Closed(_) => IngestError::Storage,
+            });
         async move {
             queued?;
             answer.await.unwrap_or(Err(IngestError::Storage))
@@ -194,7 +207,9 @@ impl<S: Store + 'static> Writer<S> {
     pub fn start(self) -> io::Result<Working> {
         let (tell, ended) = oneshot::channel();
         let (stop, stopped) = oneshot::channel();
-        let runtime = runtime::Builder::new_current_thread().enable_time().build()?;
+        let runtime = runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()?;
         let work = move || {
             let _ = tell.send(runtime.block_on(self.run(stopped)));
         };
@@ -240,14 +255,21 @@ impl<S: Store + 'static> Writer<S> {
     fn store(&mut self, jobs: Vec<Job>, now: Timestamp) -> Result<(), StoreError> {
         let mut draft = self.fold.draft();
         let mut outcomes = Vec::with_capacity(jobs.len());
-        for Job { provider, request, .. } in &jobs {
+        for Job {
+            provider, request, ..
+        } in &jobs
+        {
             match request {
                 Request::Handshake => draft.note(provider, Sign::Handshake, now),
                 Request::Delivery(parsed) => {
                     let first = outcomes.len();
                     outcomes.extend(parsed.changes.iter().map(|change| draft.apply(change, now)));
                     draft.note(provider, Sign::Accepted, now);
-                    if outcomes.iter().skip(first).any(|outcome| *outcome != Outcome::Refused) {
+                    if outcomes
+                        .iter()
+                        .skip(first)
+                        .any(|outcome| *outcome != Outcome::Refused)
+                    {
                         draft.note(provider, Sign::Change, now);
                     }
                 }
@@ -256,17 +278,29 @@ impl<S: Store + 'static> Writer<S> {
         let batch = draft.batch();
         let result = match batch.is_empty() {
             true => Ok(()),
-            false => commit(&mut self.store, &batch, &self.telemetry, &self.storage_lines),
+            false => commit(
+                &mut self.store,
+                &batch,
+                &self.telemetry,
+                &self.storage_lines,
+            ),
         };
         if result.is_ok() {
             draft.publish(&batch);
-            self.telemetry.phone_numbers.set(i64::try_from(self.fold.phone_numbers()).unwrap_or(i64::MAX));
+            self.telemetry
+                .phone_numbers
+                .set(i64::try_from(self.fold.phone_numbers()).unwrap_or(i64::MAX));
         }
 
         let mut left = outcomes.as_slice();
         let mut answers = Vec::with_capacity(jobs.len());
         let mut accepted = Vec::with_capacity(jobs.len());
-        for Job { provider, request, done } in jobs {
+        for Job {
+            provider,
+            request,
+            done,
+        } in jobs
+        {
             let Request::Delivery(parsed) = request else {
                 answers.push((done, self.handshake(provider, result.is_ok(), now)));
                 continue;
@@ -312,7 +346,12 @@ impl<S: Store + 'static> Writer<S> {
     }
 
     /// Notes a handshake; its time is promised to outlive the process, as a change is.
-    fn handshake(&self, provider: &'static str, is_stored: bool, now: Timestamp) -> Result<Tally, IngestError> {
+    fn handshake(
+        &self,
+        provider: &'static str,
+        is_stored: bool,
+        now: Timestamp,
+    ) -> Result<Tally, IngestError> {
         if !is_stored {
             return Err(IngestError::Storage);
         }
@@ -323,10 +362,22 @@ impl<S: Store + 'static> Writer<S> {
     }
 
     /// Counts what was accepted.
-    fn count(&self, provider: &'static str, parsed: &Parsed, outcomes: &[Outcome], now: Timestamp) -> Tally {
-        let mut tally =
-            Tally { ignored: parsed.ignored, invalid: parsed.invalid, test: parsed.test, ..Tally::default() };
-        let Some(metrics) = self.telemetry.provider(provider) else { return tally };
+    fn count(
+        &self,
+        provider: &'static str,
+        parsed: &Parsed,
+        outcomes: &[Outcome],
+        now: Timestamp,
+    ) -> Tally {
+        let mut tally = Tally {
+            ignored: parsed.ignored,
+            invalid: parsed.invalid,
+            test: parsed.test,
+            ..Tally::default()
+        };
+        let Some(metrics) = self.telemetry.provider(provider) else {
+            return tally;
+        };
         for (change, outcome) in parsed.changes.iter().zip(outcomes) {
             match outcome {
                 Outcome::Applied(_) => tally.applied += 1,
@@ -386,7 +437,9 @@ impl<S: Store + 'static> Writer<S> {
                 Outcome::Stale(applied) => Some((applied, "stale")),
                 Outcome::Refused => None,
             };
-            let Some(line) = self.log_lines.admit(now) else { continue };
+            let Some(line) = self.log_lines.admit(now) else {
+                continue;
+            };
             match applied {
                 Some((applied, outcome)) => self.log_change(change, applied, outcome, line),
                 None => warn!(
@@ -404,20 +457,31 @@ impl<S: Store + 'static> Writer<S> {
         for unknown in &change.unknown {
             if let Some(LogLine { left_out }) = self.log_lines.admit(now) {
                 let (field, value) = (unknown.field.as_str(), unknown.value.as_str());
-                warn!(provider, field, value, left_out, "unknown value in a webhook");
+                warn!(
+                    provider,
+                    field, value, left_out, "unknown value in a webhook"
+                );
             }
         }
     }
 
     fn log_change(&self, change: &Change, applied: &Applied, outcome: &'static str, line: LogLine) {
         let (phone_number, event) = match &change.subject {
-            Subject::PhoneNumber { phone_number, event, .. } if self.log_phone_numbers => {
-                (phone_number.as_str().to_smolstr(), event.as_str())
-            }
-            Subject::PhoneNumber { phone_number, event, .. } => (phone_number.masked(), event.as_str()),
+            Subject::PhoneNumber {
+                phone_number,
+                event,
+                ..
+            } if self.log_phone_numbers => (phone_number.as_str().to_smolstr(), event.as_str()),
+            Subject::PhoneNumber {
+                phone_number,
+                event,
+                ..
+            } => (phone_number.masked(), event.as_str()),
             Subject::Account(_) => (SmolStr::default(), "business_capability_update"),
         };
-        let limit = |limit: Option<MessagingLimit>| limit.map_or("unknown".into(), |limit| limit.to_smolstr());
+        let limit = |limit: Option<MessagingLimit>| {
+            limit.map_or("unknown".into(), |limit| limit.to_smolstr())
+        };
         // As text, for what is given to be formatted is written twice.
         info!(
             provider = change.account.provider,
@@ -434,12 +498,19 @@ impl<S: Store + 'static> Writer<S> {
 
     /// Reads the storage's size, at most once a second.
     fn measure(&mut self) {
-        if self.size_read.is_some_and(|read| read.elapsed().as_secs() < 1) {
+        if self
+            .size_read
+            .is_some_and(|read| read.elapsed().as_secs() < 1)
+        {
             return;
         }
         self.size_read = Some(Instant::now());
         match self.store.size_bytes() {
-            Ok(bytes) => self.telemetry.storage.size.set(i64::try_from(bytes).unwrap_or(i64::MAX)),
+            Ok(bytes) => self
+                .telemetry
+                .storage
+                .size
+                .set(i64::try_from(bytes).unwrap_or(i64::MAX)),
             Err(error) => {
                 self.telemetry.storage.size_errors.inc();
                 warn!(%error, "cannot read the size of the storage");
@@ -448,14 +519,23 @@ impl<S: Store + 'static> Writer<S> {
     }
 }
 
-fn commit<S: Store>(store: &mut S, batch: &Batch, telemetry: &Telemetry, lines: &LogLines) -> Result<(), StoreError> {
+fn commit<S: Store>(
+    store: &mut S,
+    batch: &Batch,
+    telemetry: &Telemetry,
+    lines: &LogLines,
+) -> Result<(), StoreError> {
     let metrics = &telemetry.storage;
     let began = Instant::now();
     let result = store.commit(batch);
-    metrics.commit_duration.observe(began.elapsed().as_secs_f64());
+    metrics
+        .commit_duration
+        .observe(began.elapsed().as_secs_f64());
     metrics.up.set(result.is_ok().into());
     match &result {
-        Ok(()) => metrics.last_commit.set(Timestamp::from(SystemTime::now()).as_seconds()),
+        Ok(()) => metrics
+            .last_commit
+            .set(Timestamp::from(SystemTime::now()).as_seconds()),
         Err(error) => {
             metrics.commit_errors.inc();
             if let Some(LogLine { left_out }) = lines.admit(Instant::now()) {

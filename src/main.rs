@@ -31,17 +31,21 @@ fn main() -> ExitCode {
 fn serve(config: Config) -> Result<(), RunError> {
     let listeners = Listeners::bind(&config)?;
     // All connections that a batch answers have their turn before the sockets are asked again.
-    runtime::Builder::new_current_thread().event_interval(256).enable_all().build()?.block_on(async {
-        let mut terminate = unix::signal(unix::SignalKind::terminate())?;
-        let mut interrupt = unix::signal(unix::SignalKind::interrupt())?;
-        let shutdown = async {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-        };
-        run(config, listeners, shutdown).await
-    })
+    runtime::Builder::new_current_thread()
+        .event_interval(256)
+        .enable_all()
+        .build()?
+        .block_on(async {
+            let mut terminate = unix::signal(unix::SignalKind::terminate())?;
+            let mut interrupt = unix::signal(unix::SignalKind::interrupt())?;
+            let shutdown = async {
+                tokio::select! {
+                    _ = terminate.recv() => {}
+                    _ = interrupt.recv() => {}
+                }
+            };
+            run(config, listeners, shutdown).await
+        })
 }
 
 /// Help and version are answers; everything else is a mistake in the usage or the configuration.
@@ -53,5 +57,9 @@ fn refuse(error: &ConfigError) -> ExitCode {
         }
         _ => drop(writeln!(std::io::stderr(), "error: {error}")),
     }
-    if error.is_answer() { ExitCode::SUCCESS } else { ExitCode::from(2) }
+    if error.is_answer() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(2)
+    }
 }

@@ -17,7 +17,12 @@ use smallvec::SmallVec;
 use crate::domain::{Change, InvalidKey};
 
 /// Every provider, in the order of the documentation.
-pub const ALL: &[&dyn Provider] = &[&meta::Meta, &eight_by_eight::EightByEight, &innopaas::Innopaas, &kaleyra::Kaleyra];
+pub const ALL: &[&dyn Provider] = &[
+    &meta::Meta,
+    &eight_by_eight::EightByEight,
+    &innopaas::Innopaas,
+    &kaleyra::Kaleyra,
+];
 
 /// One sender of webhooks.
 pub trait Provider: Sync {
@@ -145,7 +150,10 @@ impl Parsed {
 
     /// A delivery that holds nothing of interest.
     fn nothing() -> Self {
-        Self { ignored: 1, ..Self::default() }
+        Self {
+            ignored: 1,
+            ..Self::default()
+        }
     }
 
     /// A delivery of a single change.

@@ -38,7 +38,9 @@ pub struct Listeners {
 #[non_exhaustive]
 pub enum RunError {
     /// An address cannot be listened on; the operator is at fault, or another program has it.
-    #[error("cannot listen on {address}: {source}; end the program that does, or give another address")]
+    #[error(
+        "cannot listen on {address}: {source}; end the program that does, or give another address"
+    )]
     Listen {
         /// The address.
         address: String,
@@ -65,11 +67,22 @@ impl Listeners {
     pub fn bind(config: &Config) -> Result<Self, RunError> {
         let bind = |address: &ListenAddress| {
             let listener = TcpListener::bind(address.addresses());
-            listener.map_err(|source| RunError::Listen { address: address.to_string(), source })
+            listener.map_err(|source| RunError::Listen {
+                address: address.to_string(),
+                source,
+            })
         };
         Ok(Self {
-            web: config.web_addresses.iter().map(bind).collect::<Result<_, _>>()?,
-            webhook: config.webhook_addresses.iter().map(bind).collect::<Result<_, _>>()?,
+            web: config
+                .web_addresses
+                .iter()
+                .map(bind)
+                .collect::<Result<_, _>>()?,
+            webhook: config
+                .webhook_addresses
+                .iter()
+                .map(bind)
+                .collect::<Result<_, _>>()?,
         })
     }
 }
@@ -82,9 +95,16 @@ impl Listeners {
 /// # Errors
 ///
 /// [`RunError`]; what was answered 200 before is stored.
-pub async fn run(config: Config, listeners: Listeners, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
-    let telemetry = Arc::new(Telemetry::new().map_err(|error| RunError::Defect(error.to_string()))?);
-    telemetry.phone_numbers_max.set(i64::try_from(config.max_phone_numbers).unwrap_or(i64::MAX));
+pub async fn run(
+    config: Config,
+    listeners: Listeners,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), RunError> {
+    let telemetry =
+        Arc::new(Telemetry::new().map_err(|error| RunError::Defect(error.to_string()))?);
+    telemetry
+        .phone_numbers_max
+        .set(i64::try_from(config.max_phone_numbers).unwrap_or(i64::MAX));
     let table = Arc::new(Table::default());
     let entrance = Arc::new(OnceLock::new());
     let (stop, stopped) = watch::channel(false);
@@ -103,7 +123,11 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: impl Future<Out
     }
     let gates = Gate::all(&config.providers, &telemetry);
     announce(&gates, &telemetry);
-    let webhooks = Arc::new(Webhooks::new(gates, Arc::clone(&entrance), Arc::clone(&telemetry)));
+    let webhooks = Arc::new(Webhooks::new(
+        gates,
+        Arc::clone(&entrance),
+        Arc::clone(&telemetry),
+    ));
     let mut servers = start("webhook", listeners.webhook, &webhooks, &stopped)?;
     drop(webhooks);
 
@@ -117,10 +141,16 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: impl Future<Out
         Some(Err(error)) => Err(error),
         Some(Ok((fold, store, is_up))) => {
             show_heartbeats(&fold, &telemetry);
-            telemetry.phone_numbers.set(i64::try_from(table.phone_numbers_len()).unwrap_or(i64::MAX));
+            telemetry
+                .phone_numbers
+                .set(i64::try_from(table.phone_numbers_len()).unwrap_or(i64::MAX));
             telemetry.storage.up.set(is_up.into());
-            let (ingest, writer, answers) =
-                ingest::channel(fold, store, Arc::clone(&telemetry), config.log_phone_numbers);
+            let (ingest, writer, answers) = ingest::channel(
+                fold,
+                store,
+                Arc::clone(&telemetry),
+                config.log_phone_numbers,
+            );
             let mut writer = writer.start()?;
             tokio::spawn(answers.give());
             // Nobody else sets it.
@@ -160,9 +190,15 @@ fn announce(gates: &[Gate], telemetry: &Telemetry) {
             metrics.on.set(gate.is_on().into());
         }
         if !gate.is_on() {
-            info!(provider, "provider is off, and its paths are 404: it has no secret");
+            info!(
+                provider,
+                "provider is off, and its paths are 404: it has no secret"
+            );
         } else if gate.is_open() {
-            warn!(provider, "provider is not authenticated: anybody who reaches the listener can send its webhooks");
+            warn!(
+                provider,
+                "provider is not authenticated: anybody who reaches the listener can send its webhooks"
+            );
         }
     }
 }
@@ -170,7 +206,9 @@ fn announce(gates: &[Gate], telemetry: &Telemetry) {
 /// Shows the signs of life that providers gave before this process began.
 fn show_heartbeats(fold: &Fold, telemetry: &Telemetry) {
     for (provider, heartbeat) in fold.heartbeats() {
-        let Some(metrics) = telemetry.provider(provider) else { continue };
+        let Some(metrics) = telemetry.provider(provider) else {
+            continue;
+        };
         for (gauge, at) in [
             (&metrics.last_accepted, heartbeat.last_accepted),
             (&metrics.last_change, heartbeat.last_change),
@@ -242,8 +280,14 @@ fn yield_to_webhooks() {
 struct WebThread(thread::JoinHandle<()>);
 
 impl WebThread {
-    fn start(listeners: Vec<TcpListener>, web: Web, stopped: watch::Receiver<bool>) -> io::Result<Self> {
-        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    fn start(
+        listeners: Vec<TcpListener>,
+        web: Web,
+        stopped: watch::Receiver<bool>,
+    ) -> io::Result<Self> {
+        let runtime = runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
         let mut servers = {
             let _entered = runtime.enter();
             start("web", listeners, &Arc::new(web), &stopped)?
@@ -257,7 +301,9 @@ impl WebThread {
                 drain(&mut servers).await;
             });
         };
-        Ok(Self(thread::Builder::new().name("web".into()).spawn(serve)?))
+        Ok(Self(
+            thread::Builder::new().name("web".into()).spawn(serve)?,
+        ))
     }
 
     fn join(self) {

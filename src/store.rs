@@ -133,8 +133,13 @@ impl StoreError {
         use rusqlite::ffi;
         match self {
             Self::Engine { source, .. } => source.sqlite_error().is_some_and(|error| {
-                matches!(error.code, rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase)
-                    || matches!(error.extended_code, ffi::SQLITE_IOERR_FSYNC | ffi::SQLITE_IOERR_DIR_FSYNC)
+                matches!(
+                    error.code,
+                    rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase
+                ) || matches!(
+                    error.extended_code,
+                    ffi::SQLITE_IOERR_FSYNC | ffi::SQLITE_IOERR_DIR_FSYNC
+                )
             }),
             Self::Full { .. } | Self::Held { .. } | Self::Size { .. } => false,
             _ => true,
@@ -170,7 +175,11 @@ enum Unreadable {
 impl Unreadable {
     /// A name that a later version may have made, as far as it is fit for a sentence.
     fn newer(kind: &str, name: &str) -> Self {
-        let name: String = name.chars().filter(|c| c.is_ascii_graphic()).take(64).collect();
+        let name: String = name
+            .chars()
+            .filter(|c| c.is_ascii_graphic())
+            .take(64)
+            .collect();
         Self::Newer(format!("its {kind} {name:?} is unknown to this version"))
     }
 }
@@ -178,9 +187,12 @@ impl Unreadable {
 /// The document's key: a JSON list, for a phone number may hold any separator.
 fn key_of(record: &Record) -> serde_json::Result<Vec<u8>> {
     let parts: &[&str] = match record {
-        Record::Number(key, _) => {
-            &["number", key.account.provider, key.account.waba_id.as_str(), key.phone_number.as_str()]
-        }
+        Record::Number(key, _) => &[
+            "number",
+            key.account.provider,
+            key.account.waba_id.as_str(),
+            key.phone_number.as_str(),
+        ],
         Record::Account(key, _) => &["account", key.provider, key.waba_id.as_str()],
         Record::Provider(provider, _) => &["provider", provider],
     };
@@ -190,37 +202,66 @@ fn key_of(record: &Record) -> serde_json::Result<Vec<u8>> {
 /// Appends the document.
 fn write_document(record: &Record, text: &mut Vec<u8>) -> serde_json::Result<()> {
     match record {
-        Record::Number(_, number) => {
-            serde_json::to_writer(text, &Document { version: VERSION, record: number.as_ref() })
-        }
-        Record::Account(_, account) => {
-            serde_json::to_writer(text, &Document { version: VERSION, record: account.as_ref() })
-        }
-        Record::Provider(_, heartbeat) => {
-            serde_json::to_writer(text, &Document { version: VERSION, record: heartbeat })
-        }
+        Record::Number(_, number) => serde_json::to_writer(
+            text,
+            &Document {
+                version: VERSION,
+                record: number.as_ref(),
+            },
+        ),
+        Record::Account(_, account) => serde_json::to_writer(
+            text,
+            &Document {
+                version: VERSION,
+                record: account.as_ref(),
+            },
+        ),
+        Record::Provider(_, heartbeat) => serde_json::to_writer(
+            text,
+            &Document {
+                version: VERSION,
+                record: heartbeat,
+            },
+        ),
     }
 }
 
 fn decode(key: &str, value: &str) -> Result<Record, Unreadable> {
     let damaged = |what: &dyn fmt::Display| Unreadable::Damaged(what.to_string());
     // Owned: what is escaped in JSON cannot be borrowed from it.
-    let parts: Vec<String> = serde_json::from_str(key).map_err(|_| damaged(&"a key is not readable"))?;
+    let parts: Vec<String> =
+        serde_json::from_str(key).map_err(|_| damaged(&"a key is not readable"))?;
     let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
     let provider = |name: &str| {
-        let provider = providers::ALL.iter().find(|provider| provider.name() == name);
-        provider.map(|provider| provider.name()).ok_or_else(|| Unreadable::newer("provider", name))
+        let provider = providers::ALL
+            .iter()
+            .find(|provider| provider.name() == name);
+        provider
+            .map(|provider| provider.name())
+            .ok_or_else(|| Unreadable::newer("provider", name))
     };
-    let account = |name, waba_id| Ok(AccountKey { provider: provider(name)?, waba_id: WabaId::from_stored(waba_id) });
+    let account = |name, waba_id| {
+        Ok(AccountKey {
+            provider: provider(name)?,
+            waba_id: WabaId::from_stored(waba_id),
+        })
+    };
     match parts.as_slice() {
         ["number", name, waba_id, number] => {
-            let key = NumberKey { account: account(name, waba_id)?, phone_number: PhoneNumber::from_stored(number) };
+            let key = NumberKey {
+                account: account(name, waba_id)?,
+                phone_number: PhoneNumber::from_stored(number),
+            };
             Ok(Record::Number(key, Arc::new(content::<Number>(value)?)))
         }
-        ["account", name, waba_id] => {
-            Ok(Record::Account(account(name, waba_id)?, Arc::new(content::<Account>(value)?)))
-        }
-        ["provider", name] => Ok(Record::Provider(provider(name)?, content::<Heartbeat>(value)?)),
+        ["account", name, waba_id] => Ok(Record::Account(
+            account(name, waba_id)?,
+            Arc::new(content::<Account>(value)?),
+        )),
+        ["provider", name] => Ok(Record::Provider(
+            provider(name)?,
+            content::<Heartbeat>(value)?,
+        )),
         ["number" | "account" | "provider", ..] | [] => Err(damaged(&"a key is not readable")),
         [kind, ..] => Err(Unreadable::newer("kind of record", kind)),
     }
@@ -237,11 +278,19 @@ fn content<T: DeserializeOwned>(value: &str) -> Result<T, Unreadable> {
 fn why_unreadable(value: &str) -> Unreadable {
     // serde's message may quote the document.
     let damaged = Unreadable::Damaged("a record is not a readable document".into());
-    let Ok(Sketch { version, record }) = serde_json::from_str(value) else { return damaged };
+    let Ok(Sketch { version, record }) = serde_json::from_str(value) else {
+        return damaged;
+    };
     if version > VERSION {
-        return Unreadable::Newer(format!("a document has version {version}, and this version reads {VERSION}"));
+        return Unreadable::Newer(format!(
+            "a document has version {version}, and this version reads {VERSION}"
+        ));
     }
-    let is_known = |event: &&String| EventKind::ALL.iter().any(|kind| kind.as_str() == event.as_str());
+    let is_known = |event: &&String| {
+        EventKind::ALL
+            .iter()
+            .any(|kind| kind.as_str() == event.as_str())
+    };
     let events = record.get("events").and_then(Value::as_object);
     match events.and_then(|events| events.keys().find(|event| !is_known(event))) {
         Some(event) => Unreadable::newer("event", event),

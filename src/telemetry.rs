@@ -8,8 +8,8 @@ mod log;
 use std::sync::OnceLock;
 
 use prometheus::{
-    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, process_collector::ProcessCollector, proto::MetricFamily,
+    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, process_collector::ProcessCollector, proto::MetricFamily,
 };
 
 pub use log::{Format as LogFormat, Line as LogLine, Lines as LogLines, init as init_log};
@@ -26,12 +26,16 @@ const FORBIDDEN: u16 = 403;
 
 const OPERATIONS: [&str; 3] = ["checkpoint", "commit", "size"];
 
-const REQUEST_SECONDS: [f64; 14] =
-    [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0];
-const SCRAPE_SECONDS: [f64; 11] = [0.0005, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0];
+const REQUEST_SECONDS: [f64; 14] = [
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0,
+];
+const SCRAPE_SECONDS: [f64; 11] = [
+    0.0005, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0,
+];
 /// From a second to the 7 days for which Meta retries.
-const DELAY_SECONDS: [f64; 13] =
-    [1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 21_600.0, 86_400.0, 259_200.0, 604_800.0];
+const DELAY_SECONDS: [f64; 13] = [
+    1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 21_600.0, 86_400.0, 259_200.0, 604_800.0,
+];
 
 /// The exporter's own metrics.
 #[derive(Debug)]
@@ -130,7 +134,11 @@ impl Telemetry {
             &["version", "revision", "rustc"],
         )?;
         build_info
-            .with_label_values(&[env!("CARGO_PKG_VERSION"), env!("BUILD_REVISION"), env!("BUILD_RUSTC")])
+            .with_label_values(&[
+                env!("CARGO_PKG_VERSION"),
+                env!("BUILD_REVISION"),
+                env!("BUILD_RUSTC"),
+            ])
             .set(1.0);
         let reload = make.int_gauge(
             "whatsapp_exporter_config_last_reload_successful",
@@ -190,13 +198,15 @@ impl Telemetry {
             ),
         ]
         .map(|(name, help)| make.gauge_vec(name, help, &["provider"]));
-        let (last_accepted, last_change, last_handshake) = (last_accepted?, last_change?, last_handshake?);
+        let (last_accepted, last_change, last_handshake) =
+            (last_accepted?, last_change?, last_handshake?);
 
         let providers = providers::ALL
             .iter()
             .map(|provider| {
                 let name = provider.name();
-                let handshake = (provider.auth() == providers::Auth::Signature).then_some(FORBIDDEN);
+                let handshake =
+                    (provider.auth() == providers::Auth::Signature).then_some(FORBIDDEN);
                 let change = |outcome| changes.with_label_values(&[name, outcome]);
                 ProviderMetrics {
                     name,
@@ -288,12 +298,15 @@ impl Telemetry {
 
     /// Counts an answer of the webhook listener. `provider` is `None` where the path names none.
     pub fn answered(&self, provider: Option<&ProviderMetrics>, code: u16) {
-        let known = provider.and_then(|provider| provider.answered.iter().find(|(known, _)| *known == code));
+        let known = provider
+            .and_then(|provider| provider.answered.iter().find(|(known, _)| *known == code));
         match known {
             Some((_, counter)) => counter.inc(),
             None => {
                 let name = provider.map_or(NO_PROVIDER, |provider| provider.name);
-                self.requests.with_label_values(&[name, code.to_string().as_str()]).inc();
+                self.requests
+                    .with_label_values(&[name, code.to_string().as_str()])
+                    .inc();
             }
         }
     }
@@ -320,12 +333,18 @@ pub struct TimeGauge {
 impl TimeGauge {
     fn new(family: &GaugeVec, labels: &[&str]) -> Self {
         let labels = labels.iter().map(|label| (*label).to_owned()).collect();
-        Self { family: family.clone(), labels, gauge: OnceLock::new() }
+        Self {
+            family: family.clone(),
+            labels,
+            gauge: OnceLock::new(),
+        }
     }
 
     /// Sets the time.
     pub fn set(&self, at: Timestamp) {
-        self.gauge.get_or_init(|| self.family.with_label_values(&self.labels)).set(at.as_seconds());
+        self.gauge
+            .get_or_init(|| self.family.with_label_values(&self.labels))
+            .set(at.as_seconds());
     }
 }
 
@@ -333,7 +352,10 @@ impl TimeGauge {
 struct Make<'a>(&'a Registry);
 
 impl Make<'_> {
-    fn register<M: prometheus::core::Collector + Clone + 'static>(&self, metric: M) -> prometheus::Result<M> {
+    fn register<M: prometheus::core::Collector + Clone + 'static>(
+        &self,
+        metric: M,
+    ) -> prometheus::Result<M> {
         self.0.register(Box::new(metric.clone()))?;
         Ok(metric)
     }
@@ -342,7 +364,12 @@ impl Make<'_> {
         self.register(IntCounter::new(name, help)?)
     }
 
-    fn counter_vec(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntCounterVec> {
+    fn counter_vec(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> prometheus::Result<IntCounterVec> {
         self.register(IntCounterVec::new(Opts::new(name, help), labels)?)
     }
 
@@ -354,7 +381,12 @@ impl Make<'_> {
         self.register(GaugeVec::new(Opts::new(name, help), labels)?)
     }
 
-    fn int_gauge_vec(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntGaugeVec> {
+    fn int_gauge_vec(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> prometheus::Result<IntGaugeVec> {
         self.register(IntGaugeVec::new(Opts::new(name, help), labels)?)
     }
 
@@ -363,10 +395,17 @@ impl Make<'_> {
     }
 
     fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> prometheus::Result<Histogram> {
-        self.register(Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec()))?)
+        self.register(Histogram::with_opts(
+            HistogramOpts::new(name, help).buckets(buckets.to_vec()),
+        )?)
     }
 
-    fn histogram_vec(&self, name: &str, help: &str, buckets: &[f64]) -> prometheus::Result<HistogramVec> {
+    fn histogram_vec(
+        &self,
+        name: &str,
+        help: &str,
+        buckets: &[f64],
+    ) -> prometheus::Result<HistogramVec> {
         let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
         self.register(HistogramVec::new(options, &["provider"])?)
     }

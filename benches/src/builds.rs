@@ -17,10 +17,16 @@ const REQUESTS: usize = 120_000;
 pub fn measure(before: &Path, rounds: usize) {
     let folder = tempfile::tempdir_in("../target").expect("a folder");
     let mut page = Page::default();
-    page.table("This build by the one before it", &["", "before, median", "this, median", "ratio"]);
+    page.table(
+        "This build by the one before it",
+        &["", "before, median", "this, median", "ratio"],
+    );
 
     let storage = |name: &str| folder.path().join(name);
-    let builds = [Server::build(before, &storage("before")), Server::exporter(&storage("this"))];
+    let builds = [
+        Server::build(before, &storage("before")),
+        Server::exporter(&storage("this")),
+    ];
     let mut sent = 0;
     for connections in [64, 256] {
         let mut rates = [Figure::default(), Figure::default()];
@@ -28,15 +34,30 @@ pub fn measure(before: &Path, rounds: usize) {
             for index in in_turn(round) {
                 sent += REQUESTS as u64;
                 let requests = Requests::webhooks(REQUESTS, NUMBERS, EPOCH + sent);
-                rates[index].add(requests.send(builds[index].address, connections, TIME).per_second);
+                rates[index].add(
+                    requests
+                        .send(builds[index].address, connections, TIME)
+                        .per_second,
+                );
             }
         }
-        row(&mut page, &format!("webhooks a second on {connections} connections"), &rates, false);
+        row(
+            &mut page,
+            &format!("webhooks a second on {connections} connections"),
+            &rates,
+            false,
+        );
     }
     drop(builds);
 
-    let fleets = [Server::build(before, &storage("fleet-before")), Server::exporter(&storage("fleet-this"))];
-    let empty = [Server::build(before, &storage("empty-before")), Server::exporter(&storage("empty-this"))];
+    let fleets = [
+        Server::build(before, &storage("fleet-before")),
+        Server::exporter(&storage("fleet-this")),
+    ];
+    let empty = [
+        Server::build(before, &storage("empty-before")),
+        Server::exporter(&storage("empty-this")),
+    ];
     for fleet in &fleets {
         (0..3).for_each(|event| fill(fleet, FLEET, event));
         get(fleet.web, "/metrics", GZIP).expect("a page");
@@ -54,18 +75,41 @@ pub fn measure(before: &Path, rounds: usize) {
             changed[index].add(1.0 / time(fleets[index].web, GZIP));
         }
     }
-    row(&mut page, &format!("gzip scrapes a second of {FLEET} numbers, nothing changed"), &same, false);
-    row(&mut page, &format!("gzip scrapes a second of {FLEET} numbers, 20 changed"), &changed, false);
+    row(
+        &mut page,
+        &format!("gzip scrapes a second of {FLEET} numbers, nothing changed"),
+        &same,
+        false,
+    );
+    row(
+        &mut page,
+        &format!("gzip scrapes a second of {FLEET} numbers, 20 changed"),
+        &changed,
+        false,
+    );
     row(&mut page, "bytes of memory a number", &memory, true);
 }
 
 /// Neither build is always the first of a round.
 fn in_turn(round: usize) -> [usize; 2] {
-    if round.is_multiple_of(2) { [0, 1] } else { [1, 0] }
+    if round.is_multiple_of(2) {
+        [0, 1]
+    } else {
+        [1, 0]
+    }
 }
 
 fn row(page: &mut Page, name: &str, [before, this]: &[Figure; 2], whole: bool) {
     let ratio = this.by(before);
-    let ratio = if whole { format!("{:.3}", ratio.median()) } else { ratio.spread() };
-    page.row(&[name, &format!("{:.0}", before.median()), &format!("{:.0}", this.median()), &ratio]);
+    let ratio = if whole {
+        format!("{:.3}", ratio.median())
+    } else {
+        ratio.spread()
+    };
+    page.row(&[
+        name,
+        &format!("{:.0}", before.median()),
+        &format!("{:.0}", this.median()),
+        &ratio,
+    ]);
 }

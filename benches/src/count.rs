@@ -37,12 +37,19 @@ const BATCH: usize = 32;
 
 pub fn measure(page: &mut Page) {
     page.table("Instructions, without the kernel's", &["", "thousands"]);
-    let one = |what, times| (instructions(what, 2 * times) - instructions(what, times)) / times as f64;
+    let one =
+        |what, times| (instructions(what, 2 * times) - instructions(what, times)) / times as f64;
     let request = one("request", 2000);
     for (name, instructions) in [
-        ("a webhook that is alone in its commit", one("webhook", 2000) - request),
+        (
+            "a webhook that is alone in its commit",
+            one("webhook", 2000) - request,
+        ),
         ("a webhook of 32 in a commit", one("batch", 6400) - request),
-        ("a scrape of 1000 numbers with gzip, nothing changed", one("scrape", 200)),
+        (
+            "a scrape of 1000 numbers with gzip, nothing changed",
+            one("scrape", 200),
+        ),
     ] {
         page.row(&[name, &format!("{:.0}", instructions / 1e3)]);
     }
@@ -58,13 +65,19 @@ fn instructions(what: &str, times: usize) -> f64 {
         .expect("valgrind");
     let log = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{log}");
-    let collected = log.lines().find_map(|line| line.split("Collected : ").nth(1)).expect("a count");
+    let collected = log
+        .lines()
+        .find_map(|line| line.split("Collected : ").nth(1))
+        .expect("a count");
     collected.trim().parse().expect("a number")
 }
 
 /// What is counted: `times` webhooks one after the other or in batches, or scrapes.
 pub fn run(what: &str, times: usize) {
-    let runtime = runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
     LocalSet::new().block_on(&runtime, async {
         match what {
             "request" => (0..times).map(webhook).for_each(drop),
@@ -93,7 +106,11 @@ async fn webhooks(times: usize, batch: usize) {
         allow_unauthenticated: false,
     };
     let configs: Vec<_> = providers::ALL.iter().map(config).collect();
-    let webhooks = Arc::new(Webhooks::new(Gate::all(&configs, &telemetry), Arc::new(OnceLock::from(ingest)), telemetry));
+    let webhooks = Arc::new(Webhooks::new(
+        Gate::all(&configs, &telemetry),
+        Arc::new(OnceLock::from(ingest)),
+        telemetry,
+    ));
     for begin in (0..times).step_by(batch) {
         let senders: Vec<_> = (begin..begin + batch)
             .map(|index| {
@@ -121,24 +138,44 @@ fn webhook(index: usize) -> Request<Full<Bytes>> {
 async fn scrapes(times: usize) {
     let table = Arc::new(Table::default());
     let mut fold = Fold::new(Arc::clone(&table), usize::MAX);
-    let meta = providers::ALL.iter().find(|provider| provider.name() == "meta").expect("Meta");
+    let meta = providers::ALL
+        .iter()
+        .find(|provider| provider.name() == "meta")
+        .expect("Meta");
     for number in 0..NUMBERS {
         let body = load::webhook(number, EPOCH);
-        let delivery = Delivery { method: &hyper::Method::POST, query: "", content_type: b"", body: body.as_bytes() };
+        let delivery = Delivery {
+            method: &hyper::Method::POST,
+            query: "",
+            content_type: b"",
+            body: body.as_bytes(),
+        };
         let mut draft = fold.draft();
         for change in meta.parse(&delivery).expect("a webhook").changes {
-            draft.apply(&change, Timestamp::from_unix_seconds(EPOCH as i64).expect("a time"));
+            draft.apply(
+                &change,
+                Timestamp::from_unix_seconds(EPOCH as i64).expect("a time"),
+            );
         }
         let batch = draft.batch();
         draft.publish(&batch);
     }
     let telemetry = Arc::new(Telemetry::new().expect("telemetry"));
     let (ingest, ..) = ingest::channel(fold, Nowhere, Arc::clone(&telemetry), false);
-    let web = Arc::new(Web::new("/metrics".into(), table, Arc::new(OnceLock::from(ingest)), telemetry, 40));
+    let web = Arc::new(Web::new(
+        "/metrics".into(),
+        table,
+        Arc::new(OnceLock::from(ingest)),
+        telemetry,
+        40,
+    ));
     for _ in 0..times {
         let request = Request::get("/metrics")
             .header("accept-encoding", "gzip")
-            .header("accept", "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5")
+            .header(
+                "accept",
+                "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5",
+            )
             .body(Full::new(Bytes::new()))
             .expect("a request");
         let answer = Arc::clone(&web).handle(request).await;

@@ -11,7 +11,10 @@ use std::{
 use aws_lc_rs::hmac;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
-use hyper::{Method, Request, Response, body::Incoming, header::HeaderValue, server::conn::http1, service::service_fn};
+use hyper::{
+    Method, Request, Response, body::Incoming, header::HeaderValue, server::conn::http1,
+    service::service_fn,
+};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::runtime;
 use whatsapp_quality_exporter::{
@@ -43,8 +46,14 @@ pub enum Stage {
 /// As the exporter does, in memory alone, up to the last stage.
 pub fn memory(listener: TcpListener, last: Stage) {
     let key = Arc::new(hmac::Key::new(hmac::HMAC_SHA256, SECRET.as_bytes()));
-    let fold = Arc::new(Mutex::new(Fold::new(Arc::new(Table::default()), usize::MAX)));
-    let meta = providers::ALL.iter().find(|provider| provider.name() == "meta").expect("Meta");
+    let fold = Arc::new(Mutex::new(Fold::new(
+        Arc::new(Table::default()),
+        usize::MAX,
+    )));
+    let meta = providers::ALL
+        .iter()
+        .find(|provider| provider.name() == "meta")
+        .expect("Meta");
     serve(listener, move |request: Request<Incoming>| {
         let (key, fold) = (Arc::clone(&key), Arc::clone(&fold));
         async move {
@@ -52,7 +61,11 @@ pub fn memory(listener: TcpListener, last: Stage) {
             let (head, body) = request.into_parts();
             let body = body.collect().await.expect("a body").to_bytes();
             // Asked whether it is ready.
-            let Some(signature) = head.headers.get("x-hub-signature-256").map(HeaderValue::as_bytes) else {
+            let Some(signature) = head
+                .headers
+                .get("x-hub-signature-256")
+                .map(HeaderValue::as_bytes)
+            else {
                 return answer();
             };
             let mut decoded = [0; 32];
@@ -61,7 +74,14 @@ pub fn memory(listener: TcpListener, last: Stage) {
             if last < Stage::Parse {
                 return answer();
             }
-            let parsed = meta.parse(&Delivery { method: &Method::POST, query: "", content_type: b"", body: &body }).expect("a webhook");
+            let parsed = meta
+                .parse(&Delivery {
+                    method: &Method::POST,
+                    query: "",
+                    content_type: b"",
+                    body: &body,
+                })
+                .expect("a webhook");
             assert_eq!(parsed.changes.len(), 1);
             if last < Stage::Fold {
                 return answer();
@@ -84,7 +104,9 @@ pub fn fixed(listener: TcpListener, bytes: Vec<u8>, gzip: bool) {
     serve(listener, move |_| {
         let mut answer = Response::new(Full::new(bytes.clone()));
         if gzip {
-            answer.headers_mut().insert("content-encoding", HeaderValue::from_static("gzip"));
+            answer
+                .headers_mut()
+                .insert("content-encoding", HeaderValue::from_static("gzip"));
         }
         async move { answer }
     });
@@ -95,23 +117,29 @@ fn serve<F: Future<Output = Response<Full<Bytes>>> + Send + 'static>(
     answer: impl Fn(Request<Incoming>) -> F + Send + Sync + 'static,
 ) {
     let answer = Arc::new(answer);
-    listener.set_nonblocking(true).expect("a socket that does not block");
-    runtime::Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(async {
-        let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
-        while let Ok((stream, _)) = listener.accept().await {
-            stream.set_nodelay(true).expect("no delay");
-            let answer = Arc::clone(&answer);
-            tokio::spawn(async move {
-                let service = service_fn(move |request| {
-                    let answer = answer(request);
-                    async move { Ok::<_, Infallible>(answer.await) }
+    listener
+        .set_nonblocking(true)
+        .expect("a socket that does not block");
+    runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime")
+        .block_on(async {
+            let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
+            while let Ok((stream, _)) = listener.accept().await {
+                stream.set_nodelay(true).expect("no delay");
+                let answer = Arc::clone(&answer);
+                tokio::spawn(async move {
+                    let service = service_fn(move |request| {
+                        let answer = answer(request);
+                        async move { Ok::<_, Infallible>(answer.await) }
+                    });
+                    let http = http1::Builder::new()
+                        .timer(TokioTimer::new())
+                        .serve_connection(TokioIo::new(stream), service)
+                        .await;
+                    drop(http);
                 });
-                let http = http1::Builder::new()
-                    .timer(TokioTimer::new())
-                    .serve_connection(TokioIo::new(stream), service)
-                    .await;
-                drop(http);
-            });
-        }
-    });
+            }
+        });
 }

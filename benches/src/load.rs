@@ -62,7 +62,8 @@ impl Requests {
         };
         let request = |index: usize| {
             let time = EPOCH + index as u64;
-            let body = gauge("flagged", time % 2) + &gauge("limit", 10_000) + &gauge("event_time", time);
+            let body =
+                gauge("flagged", time % 2) + &gauge("limit", 10_000) + &gauge("event_time", time);
             let number = index % numbers;
             format!("PUT /metrics/job/whatsapp/phone_number/{number} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{body}", body.len())
                 .into_bytes()
@@ -77,11 +78,25 @@ impl Requests {
 
     /// Sends all of them, so many a second.
     pub fn send_at(self, address: SocketAddr, connections: usize, per_second: f64) -> Load {
-        self.paced(address, connections, Duration::from_secs(600), Some(per_second))
+        self.paced(
+            address,
+            connections,
+            Duration::from_secs(600),
+            Some(per_second),
+        )
     }
 
-    fn paced(self, address: SocketAddr, connections: usize, time: Duration, per_second: Option<f64>) -> Load {
-        let runtime = runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    fn paced(
+        self,
+        address: SocketAddr,
+        connections: usize,
+        time: Duration,
+        per_second: Option<f64>,
+    ) -> Load {
+        let runtime = runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
         let requests = Rc::new(self.0);
         LocalSet::new().block_on(&runtime, async {
             let next = Rc::new(Cell::new(0));
@@ -100,7 +115,9 @@ impl Requests {
                     let mut buffer = vec![0; 4096];
                     while began.elapsed() < time {
                         let index = next.replace(next.get() + 1);
-                        let Some(request) = requests.get(index) else { break };
+                        let Some(request) = requests.get(index) else {
+                            break;
+                        };
                         let mut sent = Instant::now();
                         if let Some(per_second) = per_second {
                             // Counted from when it was due: who is late waits for everyone.
@@ -109,7 +126,10 @@ impl Requests {
                             sent = due;
                         }
                         stream.write_all(request).await.expect("to send");
-                        assert!(read_answer(&mut stream, &mut buffer).await, "an answer other than 200 or 202");
+                        assert!(
+                            read_answer(&mut stream, &mut buffer).await,
+                            "an answer other than 200 or 202"
+                        );
                         latencies.push(sent.elapsed());
                     }
                     latencies
@@ -121,7 +141,10 @@ impl Requests {
             }
             let elapsed = began.elapsed().as_secs_f64();
             all.sort_unstable();
-            Load { per_second: all.len() as f64 / elapsed, p99: all[all.len() * 99 / 100].as_secs_f64() }
+            Load {
+                per_second: all.len() as f64 / elapsed,
+                p99: all[all.len() * 99 / 100].as_secs_f64(),
+            }
         })
     }
 }
@@ -130,12 +153,21 @@ impl Requests {
 pub fn signature(body: &str) -> String {
     let key = hmac::Key::new(hmac::HMAC_SHA256, SECRET.as_bytes());
     let signature = hmac::sign(&key, body.as_bytes());
-    signature.as_ref().iter().fold("sha256=".to_owned(), |text, byte| text + &format!("{byte:02x}"))
+    signature
+        .as_ref()
+        .iter()
+        .fold("sha256=".to_owned(), |text, byte| {
+            text + &format!("{byte:02x}")
+        })
 }
 
 /// A webhook as Meta sends it, with what else it has in it, to 350 bytes.
 pub fn webhook(number: usize, time: u64) -> String {
-    let event = if time.is_multiple_of(2) { "FLAGGED" } else { "UNFLAGGED" };
+    let event = if time.is_multiple_of(2) {
+        "FLAGGED"
+    } else {
+        "UNFLAGGED"
+    };
     let mut body = format!(
         r#"{{"object":"whatsapp_business_account","entry":[{{"id":"10229013{:07}","time":{time},"changes":[{{"value":{{"display_phone_number":"1555{number:07}","event":"{event}","current_limit":"TIER_10K","old_limit":"TIER_10K","more":""#,
         number / 20
@@ -157,13 +189,23 @@ async fn read_answer(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> bool {
         let more = stream.read(&mut buffer[read..]).await.expect("to read");
         assert_ne!(more, 0, "the server hung up");
         read += more;
-        let Some(head) = buffer[..read].windows(4).position(|window| window == b"\r\n\r\n") else { continue };
-        let mut lines = buffer[..head].split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
-        let is_ok =
-            lines.next().is_some_and(|line| line.starts_with(b"HTTP/1.1 200") || line.starts_with(b"HTTP/1.1 202"));
+        let Some(head) = buffer[..read]
+            .windows(4)
+            .position(|window| window == b"\r\n\r\n")
+        else {
+            continue;
+        };
+        let mut lines = buffer[..head]
+            .split(|byte| *byte == b'\n')
+            .map(<[u8]>::trim_ascii);
+        let is_ok = lines.next().is_some_and(|line| {
+            line.starts_with(b"HTTP/1.1 200") || line.starts_with(b"HTTP/1.1 202")
+        });
         let length = lines.find_map(|line| {
             let (name, value) = line.split_at_checked("content-length:".len())?;
-            let value = name.eq_ignore_ascii_case(b"content-length:").then_some(value.trim_ascii())?;
+            let value = name
+                .eq_ignore_ascii_case(b"content-length:")
+                .then_some(value.trim_ascii())?;
             std::str::from_utf8(value).ok()?.parse().ok()
         });
         if read >= head + 4 + length.unwrap_or(0) {

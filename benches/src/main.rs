@@ -20,13 +20,22 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() {
     let arguments: Vec<String> = env::args().skip(1).collect();
-    match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+    match arguments
+        .iter()
+        .map(String::as_str)
+        .collect::<Vec<_>>()
+        .as_slice()
+    {
         ["serve", "bare", address] => limit::bare(bind(address)),
         ["serve", "verify", address] => limit::memory(bind(address), Stage::Verify),
         ["serve", "parse", address] => limit::memory(bind(address), Stage::Parse),
         ["serve", "fold", address] => limit::memory(bind(address), Stage::Fold),
-        ["serve", "fixed", address, file] => limit::fixed(bind(address), fs::read(file).expect("a file"), false),
-        ["serve", "fixed-gzip", address, file] => limit::fixed(bind(address), fs::read(file).expect("a file"), true),
+        ["serve", "fixed", address, file] => {
+            limit::fixed(bind(address), fs::read(file).expect("a file"), false)
+        }
+        ["serve", "fixed-gzip", address, file] => {
+            limit::fixed(bind(address), fs::read(file).expect("a file"), true)
+        }
         [] => {
             let mut page = table::Page::default();
             webhooks::measure(&mut page);
@@ -34,7 +43,9 @@ fn main() {
             count::measure(&mut page);
             page.write("../docs/performance.md");
         }
-        ["builds", before, rounds] => builds::measure(Path::new(before), rounds.parse().expect("how many rounds")),
+        ["builds", before, rounds] => {
+            builds::measure(Path::new(before), rounds.parse().expect("how many rounds"))
+        }
         ["webhooks"] => webhooks::measure(&mut table::Page::default()),
         ["count"] => count::measure(&mut table::Page::default()),
         ["count", what, times] => count::run(what, times.parse().expect("how often")),

@@ -27,13 +27,18 @@ impl Server {
     pub fn limit(kind: &str, file: Option<&Path>) -> Self {
         let address = free();
         let mut command = Command::new(env::current_exe().expect("this program"));
-        command.args(["serve", kind, &address.to_string()]).args(file);
+        command
+            .args(["serve", kind, &address.to_string()])
+            .args(file);
         Self::start(command, address, address, "/")
     }
 
     /// The exporter, as it is shipped.
     pub fn exporter(storage: &Path) -> Self {
-        Self::build(Path::new("../target/release/whatsapp-quality-exporter"), storage)
+        Self::build(
+            Path::new("../target/release/whatsapp-quality-exporter"),
+            storage,
+        )
     }
 
     /// A build of the exporter.
@@ -51,7 +56,9 @@ impl Server {
     pub fn pushgateway() -> Self {
         let address = free();
         let mut command = Command::new("prometheus-pushgateway");
-        command.arg(format!("--web.listen-address={address}")).arg("--push.disable-consistency-check");
+        command
+            .arg(format!("--web.listen-address={address}"))
+            .arg("--push.disable-consistency-check");
         Self::start(command, address, address, "/-/ready")
     }
 
@@ -62,10 +69,21 @@ impl Server {
             .stderr(Stdio::null())
             .spawn()
             .unwrap_or_else(|error| panic!("{command:?}: {error}"));
-        let mut server = Self { child, address, web, ready: Duration::ZERO };
+        let mut server = Self {
+            child,
+            address,
+            web,
+            ready: Duration::ZERO,
+        };
         while !get(web, ready, "").is_some_and(|answer| answer.starts_with(b"HTTP/1.1 200")) {
-            assert!(server.child.try_wait().expect("a state").is_none(), "{command:?} ended");
-            assert!(began.elapsed() < Duration::from_secs(120), "{command:?} is not ready");
+            assert!(
+                server.child.try_wait().expect("a state").is_none(),
+                "{command:?} ended"
+            );
+            assert!(
+                began.elapsed() < Duration::from_secs(120),
+                "{command:?} is not ready"
+            );
             thread::sleep(Duration::from_micros(200));
         }
         server.ready = began.elapsed();
@@ -74,9 +92,18 @@ impl Server {
 
     /// A line of `/proc/PID/status`, in KiB.
     pub fn memory(&self, line: &str) -> f64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("a process");
-        let value = status.lines().find_map(|found| found.strip_prefix(line)).expect("a line");
-        value.trim_start_matches(':').trim().trim_end_matches(" kB").parse().expect("KiB")
+        let status =
+            fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("a process");
+        let value = status
+            .lines()
+            .find_map(|found| found.strip_prefix(line))
+            .expect("a line");
+        value
+            .trim_start_matches(':')
+            .trim()
+            .trim_end_matches(" kB")
+            .parse()
+            .expect("KiB")
     }
 
     /// Forgets the peak.
@@ -95,12 +122,18 @@ impl Drop for Server {
 /// The whole answer to a GET on a connection of its own.
 pub fn get(address: SocketAddr, path: &str, headers: &str) -> Option<Vec<u8>> {
     let mut stream = TcpStream::connect(address).ok()?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n").ok()?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n"
+    )
+    .ok()?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).ok()?;
     Some(answer)
 }
 
 fn free() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port")
+    TcpListener::bind("127.0.0.1:0")
+        .and_then(|listener| listener.local_addr())
+        .expect("a free port")
 }

@@ -66,23 +66,50 @@ pub struct Changes(pub u64);
 impl Changes {
     pub fn send(&mut self, server: &Server, numbers: usize) {
         self.0 += 1;
-        let bodies = (0..numbers).map(|number| webhook(number * (FLEET / numbers), EPOCH + 1000 + self.0));
+        let bodies =
+            (0..numbers).map(|number| webhook(number * (FLEET / numbers), EPOCH + 1000 + self.0));
         Requests::signed(bodies).send(server.address, 1, Duration::from_secs(60));
     }
 }
 
-fn against_fixed(page: &mut Page, folder: &Path, fleet: &Server, encoding: &str, headers: &str, changes: &mut Changes) {
+fn against_fixed(
+    page: &mut Page,
+    folder: &Path,
+    fleet: &Server,
+    encoding: &str,
+    headers: &str,
+    changes: &mut Changes,
+) {
     let answer = get(fleet.web, "/metrics", headers).expect("a page");
-    let end = answer.windows(4).position(|window| window == b"\r\n\r\n").expect("a head") + 4;
+    let end = answer
+        .windows(4)
+        .position(|window| window == b"\r\n\r\n")
+        .expect("a head")
+        + 4;
     let body = &answer[end..];
     if encoding == "gzip" {
         let mut plain = String::new();
-        GzDecoder::new(body).read_to_string(&mut plain).expect("one member");
-        assert!(plain.lines().filter(|line| line.starts_with("whatsapp_phone_number_")).count() >= FLEET * 13);
+        GzDecoder::new(body)
+            .read_to_string(&mut plain)
+            .expect("one member");
+        assert!(
+            plain
+                .lines()
+                .filter(|line| line.starts_with("whatsapp_phone_number_"))
+                .count()
+                >= FLEET * 13
+        );
     }
     let file = folder.join(encoding);
     fs::write(&file, body).expect("to keep the page");
-    let fixed = Server::limit(if encoding == "gzip" { "fixed-gzip" } else { "fixed" }, Some(&file));
+    let fixed = Server::limit(
+        if encoding == "gzip" {
+            "fixed-gzip"
+        } else {
+            "fixed"
+        },
+        Some(&file),
+    );
     let [mut limit, mut idle, mut changed] = [(); 3].map(|()| Figure::default());
     for _ in 0..ROUNDS {
         limit.add(time(fixed.address, headers));
@@ -91,7 +118,10 @@ fn against_fixed(page: &mut Page, folder: &Path, fleet: &Server, encoding: &str,
         changed.add(time(fleet.web, headers));
     }
     page.table(
-        &format!("One scrape of {FLEET} numbers, {encoding}, {:.1} MB", body.len() as f64 / 1e6),
+        &format!(
+            "One scrape of {FLEET} numbers, {encoding}, {:.1} MB",
+            body.len() as f64 / 1e6
+        ),
         &["", "ms, median", "by static bytes"],
     );
     for (name, figure) in [
@@ -99,7 +129,11 @@ fn against_fixed(page: &mut Page, folder: &Path, fleet: &Server, encoding: &str,
         ("**the exporter**, nothing changed", &idle),
         ("**the exporter**, 20 numbers changed", &changed),
     ] {
-        page.row(&[name, &format!("{:.1}", figure.median() * 1e3), &figure.by(&limit).spread()]);
+        page.row(&[
+            name,
+            &format!("{:.1}", figure.median() * 1e3),
+            &figure.by(&limit).spread(),
+        ]);
     }
 }
 
@@ -116,9 +150,15 @@ fn memory(page: &mut Page, empty: &Server, fleet: &Server, changes: &mut Changes
     changes.send(fleet, 20);
     get(fleet.web, "/metrics", GZIP).expect("a page");
     let peak = fleet.memory("VmHWM");
-    page.table(&format!("Resident memory, {FLEET} numbers with three events each, after gzip scrapes"), &["", ""]);
+    page.table(
+        &format!("Resident memory, {FLEET} numbers with three events each, after gzip scrapes"),
+        &["", ""],
+    );
     page.row(&["the empty process", &format!("{:.1} MiB", before / 1024.0)]);
-    page.row(&["a number above it", &format!("{:.0} bytes", (resident - before) * 1024.0 / FLEET as f64)]);
+    page.row(&[
+        "a number above it",
+        &format!("{:.0} bytes", (resident - before) * 1024.0 / FLEET as f64),
+    ]);
     page.row(&[
         "more at most during a scrape with 20 numbers changed",
         &format!("{:.2} MiB", (peak - resident) / 1024.0),
@@ -136,17 +176,25 @@ fn start(page: &mut Page, storage: &Path, empty_storage: &Path, bare: &Server, e
     }
     assert!(bare_ready > Duration::ZERO);
     page.table("From start to ready", &["", "ms, median", "by bare hyper"]);
-    for (name, figure) in
-        [("bare hyper", &limit), ("the exporter, empty", &none), (&format!("the exporter, {FLEET} numbers"), &fleet)]
-    {
-        page.row(&[name, &format!("{:.1}", figure.median() * 1e3), &figure.by(&limit).spread()]);
+    for (name, figure) in [
+        ("bare hyper", &limit),
+        ("the exporter, empty", &none),
+        (&format!("the exporter, {FLEET} numbers"), &fleet),
+    ] {
+        page.row(&[
+            name,
+            &format!("{:.1}", figure.median() * 1e3),
+            &figure.by(&limit).spread(),
+        ]);
     }
 }
 
 fn webhooks_beside_scrapes(page: &mut Page, fleet: &Server) {
     let [mut alone, mut beside] = [(); 2].map(|()| Figure::default());
     for round in 0..5 {
-        let load = |half: u64| Requests::webhooks(6000, 1000, EPOCH + 100_000 + (round * 2 + half) * 10_000);
+        let load = |half: u64| {
+            Requests::webhooks(6000, 1000, EPOCH + 100_000 + (round * 2 + half) * 10_000)
+        };
         // As many as come when a fleet is busy, not as many as go in.
         alone.add(load(0).send_at(fleet.address, 16, 2000.0).p99);
         let stop = AtomicBool::new(false);
@@ -165,22 +213,42 @@ fn webhooks_beside_scrapes(page: &mut Page, fleet: &Server) {
         &["", "ms, median", "by without"],
     );
     for (name, figure) in [("without scrapes", &alone), ("beside scrapes", &beside)] {
-        page.row(&[name, &format!("{:.2}", figure.median() * 1e3), &figure.by(&alone).spread()]);
+        page.row(&[
+            name,
+            &format!("{:.2}", figure.median() * 1e3),
+            &figure.by(&alone).spread(),
+        ]);
     }
 }
 
 fn growth(page: &mut Page, folder: &Path) {
-    page.table("Growth", &["numbers", "webhooks a second on 64 connections", "ready after", "shard 0 of 8 with gzip"]);
+    page.table(
+        "Growth",
+        &[
+            "numbers",
+            "webhooks a second on 64 connections",
+            "ready after",
+            "shard 0 of 8 with gzip",
+        ],
+    );
     for numbers in [1000, FLEET, LARGE_FLEET] {
         let storage = folder.join(format!("growth-{numbers}"));
         let server = Server::exporter(&storage);
         fill(&server, numbers, 0);
-        let load = Requests::webhooks(60_000, numbers, EPOCH + 10).send(server.address, 64, Duration::from_secs(4));
+        let load = Requests::webhooks(60_000, numbers, EPOCH + 10).send(
+            server.address,
+            64,
+            Duration::from_secs(4),
+        );
         drop(server);
         let server = Server::exporter(&storage);
         let began = Instant::now();
         let shard = get(server.web, "/metrics?shard=0/8", GZIP).expect("a page");
-        let shard = format!("{:.1} MB in {:.2} s, cold", shard.len() as f64 / 1e6, began.elapsed().as_secs_f64());
+        let shard = format!(
+            "{:.1} MB in {:.2} s, cold",
+            shard.len() as f64 / 1e6,
+            began.elapsed().as_secs_f64()
+        );
         page.row(&[
             &numbers.to_string(),
             &format!("{:.0}", load.per_second),

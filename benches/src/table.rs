@@ -21,13 +21,24 @@ impl Figure {
 
     /// This figure by the other, round by round.
     pub fn by(&self, other: &Self) -> Self {
-        Self(self.0.iter().zip(&other.0).map(|(own, other)| own / other).collect())
+        Self(
+            self.0
+                .iter()
+                .zip(&other.0)
+                .map(|(own, other)| own / other)
+                .collect(),
+        )
     }
 
     /// The median, and from where to where it went.
     pub fn spread(&self) -> String {
         let sorted = self.sorted();
-        format!("{:.2} ({:.2} to {:.2})", self.median(), sorted[0], sorted[sorted.len() - 1])
+        format!(
+            "{:.2} ({:.2} to {:.2})",
+            self.median(),
+            sorted[0],
+            sorted[sorted.len() - 1]
+        )
     }
 
     fn sorted(&self) -> Vec<f64> {
@@ -62,6 +73,7 @@ impl Page {
         let page = fs::read_to_string(path).expect("the page");
         let (head, rest) = page.split_once(BEGIN).expect("the first mark");
         let (_, tail) = rest.split_once(END).expect("the second mark");
-        fs::write(path, format!("{head}{BEGIN}{}\n{END}{tail}", self.0)).expect("to write the page");
+        fs::write(path, format!("{head}{BEGIN}{}\n{END}{tail}", self.0))
+            .expect("to write the page");
     }
 }

@@ -17,12 +17,24 @@ const REQUESTS: usize = 120_000;
 pub fn measure(page: &mut Page) {
     let folder = tempfile::tempdir_in("../target").expect("a folder");
     let servers = [
-        ("bare hyper, body read, 200, nothing else", Server::limit("bare", None)),
+        (
+            "bare hyper, body read, 200, nothing else",
+            Server::limit("bare", None),
+        ),
         ("verify, in memory", Server::limit("verify", None)),
         ("verify and parse, in memory", Server::limit("parse", None)),
-        ("verify, parse and fold, in memory", Server::limit("fold", None)),
-        ("**the exporter: the same, and on disk before the 200**", Server::exporter(folder.path())),
-        ("Pushgateway, no consistency check, nothing on disk", Server::pushgateway()),
+        (
+            "verify, parse and fold, in memory",
+            Server::limit("fold", None),
+        ),
+        (
+            "**the exporter: the same, and on disk before the 200**",
+            Server::exporter(folder.path()),
+        ),
+        (
+            "Pushgateway, no consistency check, nothing on disk",
+            Server::pushgateway(),
+        ),
     ];
     let mut sent = 0;
     for connections in [64, 256] {
@@ -43,9 +55,17 @@ pub fn measure(page: &mut Page) {
         }
         page.table(
             &format!("Webhooks of 350 bytes on {connections} connections"),
-            &["", "a second, median", "by bare hyper", "by Pushgateway", "p99 by bare hyper's"],
+            &[
+                "",
+                "a second, median",
+                "by bare hyper",
+                "by Pushgateway",
+                "p99 by bare hyper's",
+            ],
         );
-        let [bare, .., push] = rates.as_slice() else { unreachable!("several servers") };
+        let [bare, .., push] = rates.as_slice() else {
+            unreachable!("several servers")
+        };
         for ((name, _), (rate, p99)) in servers.iter().zip(rates.iter().zip(&p99s)) {
             page.row(&[
                 name,

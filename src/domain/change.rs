@@ -93,9 +93,15 @@ impl UnknownValue {
     /// Takes what stood there: its printable characters, at most 64 of them. Where it has as many digits as a phone
     /// number or an id, each digit is masked, because these are personal data.
     pub fn new(field: UnknownField, text: &str) -> Self {
-        let printable = text.chars().filter(|c| is_printable(*c)).take(Self::MAX_CHARACTERS);
-        let is_number = printable.clone().filter(|c| c.is_numeric()).count() >= Self::DIGITS_OF_A_NUMBER;
-        let value = printable.map(|c| if is_number && c.is_numeric() { '*' } else { c }).collect();
+        let printable = text
+            .chars()
+            .filter(|c| is_printable(*c))
+            .take(Self::MAX_CHARACTERS);
+        let is_number =
+            printable.clone().filter(|c| c.is_numeric()).count() >= Self::DIGITS_OF_A_NUMBER;
+        let value = printable
+            .map(|c| if is_number && c.is_numeric() { '*' } else { c })
+            .collect();
         Self { field, value }
     }
 }
@@ -113,7 +119,10 @@ impl UnknownField {
 fn is_printable(c: char) -> bool {
     use GeneralCategory::{Format, LineSeparator, ParagraphSeparator, PrivateUse, Unassigned};
     !c.is_control()
-        && !matches!(c.general_category(), Format | LineSeparator | ParagraphSeparator | PrivateUse | Unassigned)
+        && !matches!(
+            c.general_category(),
+            Format | LineSeparator | ParagraphSeparator | PrivateUse | Unassigned
+        )
 }
 
 impl Said {
@@ -170,9 +179,16 @@ mod tests {
             ("١٥٥٥٠٧٨٣٨٨١", "***********"),
             ("123456", "123456"),
         ] {
-            assert_eq!(UnknownValue::new(UnknownField::Event, text).value, want, "{text:?}");
+            assert_eq!(
+                UnknownValue::new(UnknownField::Event, text).value,
+                want,
+                "{text:?}"
+            );
         }
-        assert_eq!(UnknownValue::new(UnknownField::Limit, &"é".repeat(100)).value, "é".repeat(64));
+        assert_eq!(
+            UnknownValue::new(UnknownField::Limit, &"é".repeat(100)).value,
+            "é".repeat(64)
+        );
     }
 
     #[test]

@@ -37,7 +37,10 @@ impl EventKind {
 
     /// Reads a name as a provider sends it; case does not matter.
     pub fn parse(name: &str) -> Self {
-        Self::ALL.into_iter().find(|kind| kind.as_str().eq_ignore_ascii_case(name)).unwrap_or(Self::Unknown)
+        Self::ALL
+            .into_iter()
+            .find(|kind| kind.as_str().eq_ignore_ascii_case(name))
+            .unwrap_or(Self::Unknown)
     }
 
     /// The value of the label `event`.
@@ -81,7 +84,10 @@ mod tests {
     #[test]
     fn case_does_not_matter_and_the_rest_is_unknown() {
         assert_eq!(EventKind::parse("flagged"), EventKind::Flagged);
-        assert_eq!(EventKind::parse("Throughput_Upgrade"), EventKind::ThroughputUpgrade);
+        assert_eq!(
+            EventKind::parse("Throughput_Upgrade"),
+            EventKind::ThroughputUpgrade
+        );
         for name in ["", "FLAGGED ", "BANNED", "DÖWNGRADE"] {
             assert_eq!(EventKind::parse(name), EventKind::Unknown, "{name:?}");
         }

@@ -69,7 +69,11 @@ impl PhoneNumber {
     /// [`InvalidKey`]; the sender is at fault.
     pub fn parse(text: &str) -> Result<Self, InvalidKey> {
         decodable(text)?;
-        let bare: SmolStr = text.chars().filter(|c| !is_punctuation(*c)).map(ascii_digit).collect();
+        let bare: SmolStr = text
+            .chars()
+            .filter(|c| !is_punctuation(*c))
+            .map(ascii_digit)
+            .collect();
         // Every leading `+`, so that a number reads as itself again: from the storage, from a filter.
         let number = bare.trim_start_matches('+');
         if number.is_empty() {
@@ -97,7 +101,11 @@ impl PhoneNumber {
     pub fn masked(&self) -> SmolStr {
         let length = self.0.chars().count();
         let shown = if length > 4 { length - 4 } else { length };
-        self.0.chars().enumerate().map(|(at, c)| if at < shown { '*' } else { c }).collect()
+        self.0
+            .chars()
+            .enumerate()
+            .map(|(at, c)| if at < shown { '*' } else { c })
+            .collect()
     }
 }
 
@@ -149,7 +157,10 @@ fn is_punctuation(c: char) -> bool {
         _ if c.is_ascii() => false,
         _ => {
             c.is_whitespace()
-                || matches!(c.general_category(), GeneralCategory::Format | GeneralCategory::DashPunctuation)
+                || matches!(
+                    c.general_category(),
+                    GeneralCategory::Format | GeneralCategory::DashPunctuation
+                )
         }
     }
 }
@@ -162,7 +173,9 @@ fn ascii_digit(c: char) -> char {
     }
     // Unicode gives each script ten digits in a row from zero to nine, so the place in the row is the value. Rows that
     // follow one another without a gap (mathematical digits) are tens as well.
-    let before = (1..=c as u32).map_while(|steps| char::from_u32(c as u32 - steps)).take_while(|c| is_digit(*c));
+    let before = (1..=c as u32)
+        .map_while(|steps| char::from_u32(c as u32 - steps))
+        .take_while(|c| is_digit(*c));
     char::from_digit(u32::try_from(before.count() % 10).unwrap_or_default(), 10).unwrap_or(c)
 }
 
@@ -214,9 +227,16 @@ mod tests {
             "𝟏𝟓𝟓𝟓𝟎𝟕𝟖𝟑𝟖𝟖𝟏",
             "𝟷𝟻𝟻𝟻𝟶𝟽𝟾𝟹𝟾𝟾𝟷",
         ] {
-            assert_eq!(PhoneNumber::parse(text).unwrap().as_str(), "15550783881", "{text:?}");
+            assert_eq!(
+                PhoneNumber::parse(text).unwrap().as_str(),
+                "15550783881",
+                "{text:?}"
+            );
         }
-        assert_eq!(PhoneNumber::parse("1086***36726376").unwrap().as_str(), "1086***36726376");
+        assert_eq!(
+            PhoneNumber::parse("1086***36726376").unwrap().as_str(),
+            "1086***36726376"
+        );
         assert_eq!(PhoneNumber::parse("1+2").unwrap().as_str(), "1+2");
     }
 
@@ -239,8 +259,14 @@ mod tests {
             assert_eq!(PhoneNumber::parse(text).unwrap_err(), want, "{text:?}");
         }
         assert!(PhoneNumber::parse(&"é".repeat(64)).is_ok());
-        assert_eq!(WabaId::parse(&"1".repeat(65)).unwrap_err(), InvalidKey::AccountTooLong);
-        assert_eq!(WabaId::parse("1\n").unwrap_err(), InvalidKey::ControlCharacter);
+        assert_eq!(
+            WabaId::parse(&"1".repeat(65)).unwrap_err(),
+            InvalidKey::AccountTooLong
+        );
+        assert_eq!(
+            WabaId::parse("1\n").unwrap_err(),
+            InvalidKey::ControlCharacter
+        );
     }
 
     #[test]
@@ -258,8 +284,12 @@ mod tests {
 
     #[test]
     fn a_mask_keeps_at_most_four() {
-        for (text, want) in [("15550783881", "*******3881"), ("12345", "*2345"), ("1234", "****"), ("éééééé", "**éééé")]
-        {
+        for (text, want) in [
+            ("15550783881", "*******3881"),
+            ("12345", "*2345"),
+            ("1234", "****"),
+            ("éééééé", "**éééé"),
+        ] {
             assert_eq!(PhoneNumber::parse(text).unwrap().masked(), want);
         }
     }

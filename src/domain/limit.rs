@@ -38,7 +38,9 @@ impl MessagingLimit {
         if is(&["TIER_NOT_SET", "NOT_SET", "UNTIERED", "LIMIT_NA"]) {
             return Some(Self::NOT_SET);
         }
-        let digits = strip_prefix(text, "TIER_").or_else(|| strip_prefix(text, "LIMIT_")).unwrap_or(text);
+        let digits = strip_prefix(text, "TIER_")
+            .or_else(|| strip_prefix(text, "LIMIT_"))
+            .unwrap_or(text);
         let (digits, factor) = match digits.as_bytes().last()? {
             b'K' | b'k' => (digits.get(..digits.len() - 1)?, 1e3),
             b'M' | b'm' => (digits.get(..digits.len() - 1)?, 1e6),
@@ -80,7 +82,8 @@ impl MessagingLimit {
 
 fn strip_prefix<'a>(text: &'a str, prefix: &str) -> Option<&'a str> {
     let head = text.get(..prefix.len())?;
-    head.eq_ignore_ascii_case(prefix).then(|| text.get(prefix.len()..))?
+    head.eq_ignore_ascii_case(prefix)
+        .then(|| text.get(prefix.len()..))?
 }
 
 /// As a sample value of the text format: digits, or `+Inf`.
@@ -171,7 +174,11 @@ mod tests {
             ("TIER_UNLIMITED", f64::INFINITY),
             ("limit_unlimited", f64::INFINITY),
         ] {
-            assert_eq!(MessagingLimit::parse(text).map(MessagingLimit::as_f64), Some(want), "{text}");
+            assert_eq!(
+                MessagingLimit::parse(text).map(MessagingLimit::as_f64),
+                Some(want),
+                "{text}"
+            );
         }
     }
 
@@ -206,7 +213,12 @@ mod tests {
         for number in [-2.0, 0.5, f64::NAN, f64::INFINITY] {
             assert_eq!(MessagingLimit::from_number(number), None, "{number}");
         }
-        assert_eq!(MessagingLimit::from_number(-0.0).map(|l| l.to_string()).as_deref(), Some("0"));
+        assert_eq!(
+            MessagingLimit::from_number(-0.0)
+                .map(|l| l.to_string())
+                .as_deref(),
+            Some("0")
+        );
     }
 
     #[test]
@@ -214,11 +226,21 @@ mod tests {
         for text in ["0", "2000", "999999999999999M", "-1"] {
             let limit = MessagingLimit::parse(text).unwrap();
             let json = serde_json::to_string(&limit).unwrap();
-            assert_eq!(serde_json::from_str::<MessagingLimit>(&json).unwrap(), limit, "{json}");
+            assert_eq!(
+                serde_json::from_str::<MessagingLimit>(&json).unwrap(),
+                limit,
+                "{json}"
+            );
         }
-        assert_eq!(serde_json::to_string(&MessagingLimit::UNLIMITED).unwrap(), "\"+Inf\"");
+        assert_eq!(
+            serde_json::to_string(&MessagingLimit::UNLIMITED).unwrap(),
+            "\"+Inf\""
+        );
         for bad in ["null", "-3", "\"NaN\"", "0.5"] {
-            assert!(serde_json::from_str::<MessagingLimit>(bad).is_err(), "{bad}");
+            assert!(
+                serde_json::from_str::<MessagingLimit>(bad).is_err(),
+                "{bad}"
+            );
         }
     }
 }

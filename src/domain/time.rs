@@ -25,11 +25,22 @@ impl Timestamp {
     pub fn parse_unix(text: &str) -> Option<Self> {
         const MILLISECONDS_FROM: i64 = 100_000_000_000;
         if let Ok(whole) = text.parse::<i64>() {
-            let unit = if whole >= MILLISECONDS_FROM { NANOS / 1000 } else { NANOS };
+            let unit = if whole >= MILLISECONDS_FROM {
+                NANOS / 1000
+            } else {
+                NANOS
+            };
             return Self::from_nanos(i128::from(whole) * i128::from(unit));
         }
-        let number: f64 = text.parse().ok().filter(|number: &f64| number.is_finite())?;
-        let unit = if number >= MILLISECONDS_FROM as f64 { 1e6 } else { 1e9 };
+        let number: f64 = text
+            .parse()
+            .ok()
+            .filter(|number: &f64| number.is_finite())?;
+        let unit = if number >= MILLISECONDS_FROM as f64 {
+            1e6
+        } else {
+            1e9
+        };
         Self::from_nanos((number * unit) as i128)
     }
 
@@ -37,13 +48,21 @@ impl Timestamp {
     pub fn parse_iso(text: &str) -> Option<Self> {
         let instant = match text.parse::<jiff::Timestamp>() {
             Ok(instant) => instant,
-            Err(_) => text.parse::<DateTime>().ok()?.to_zoned(TimeZone::UTC).ok()?.timestamp(),
+            Err(_) => text
+                .parse::<DateTime>()
+                .ok()?
+                .to_zoned(TimeZone::UTC)
+                .ok()?
+                .timestamp(),
         };
         Self::from_nanos(instant.as_nanosecond())
     }
 
     fn from_nanos(nanos: i128) -> Option<Self> {
-        i64::try_from(nanos).ok().filter(|nanos| *nanos > 0).map(Self)
+        i64::try_from(nanos)
+            .ok()
+            .filter(|nanos| *nanos > 0)
+            .map(Self)
     }
 
     /// Seconds of the Unix epoch, to the millisecond: the number that [`fmt::Display`] writes.
@@ -96,7 +115,13 @@ mod tests {
 
     #[test]
     fn seconds_are_the_number_that_is_shown() {
-        for text in ["1748455330002", "1748454394123", "1748454394.5", "1748454394", "1748454394.999999999"] {
+        for text in [
+            "1748455330002",
+            "1748454394123",
+            "1748454394.5",
+            "1748454394",
+            "1748454394.999999999",
+        ] {
             let time = Timestamp::parse_unix(text).unwrap();
             assert_eq!(time.as_seconds().to_string(), time.to_string(), "{text}");
         }
@@ -143,7 +168,15 @@ mod tests {
     #[test]
     fn ten_minutes_ahead_is_believed_and_no_more() {
         let clock = Timestamp::from_unix_seconds(1_000_000).unwrap();
-        assert!(!Timestamp::from_unix_seconds(1_000_600).unwrap().is_ahead_of(clock));
-        assert!(Timestamp::from_unix_seconds(1_000_601).unwrap().is_ahead_of(clock));
+        assert!(
+            !Timestamp::from_unix_seconds(1_000_600)
+                .unwrap()
+                .is_ahead_of(clock)
+        );
+        assert!(
+            Timestamp::from_unix_seconds(1_000_601)
+                .unwrap()
+                .is_ahead_of(clock)
+        );
     }
 }

@@ -80,19 +80,32 @@ struct Member {
 
 impl<K, V> Default for Sheet<K, V> {
     fn default() -> Self {
-        Self { plain: Kept::default(), gzip: Kept::default(), pages: 0, kind: std::marker::PhantomData }
+        Self {
+            plain: Kept::default(),
+            gzip: Kept::default(),
+            pages: 0,
+            kind: std::marker::PhantomData,
+        }
     }
 }
 
 impl<K, V> fmt::Debug for Sheet<K, V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sheet").field("pages", &self.pages).finish_non_exhaustive()
+        f.debug_struct("Sheet")
+            .field("pages", &self.pages)
+            .finish_non_exhaustive()
     }
 }
 
 impl<K: Subject<Known = V>, V: 'static> Sheet<K, V> {
     /// Renders what is stale, and adds the families to a page.
-    pub(super) fn write(&mut self, shards: &Shards<K, V>, ask: Ask, pieces: &mut Pieces, deflater: &mut Deflater) {
+    pub(super) fn write(
+        &mut self,
+        shards: &Shards<K, V>,
+        ask: Ask,
+        pieces: &mut Pieces,
+        deflater: &mut Deflater,
+    ) {
         self.pages += 1;
         let (kept, other) = match ask.encoding {
             Encoding::Plain => (&mut self.plain, &mut self.gzip),
@@ -127,7 +140,9 @@ impl Kept {
             let mut fresh: Vec<Vec<Option<Encoded>>> = Vec::new();
             for member in 0..MEMBERS {
                 let shard = member * GROUPS + group;
-                let Some(known) = self.versions.get_mut(shard) else { continue };
+                let Some(known) = self.versions.get_mut(shard) else {
+                    continue;
+                };
                 if shards.version(shard) == *known {
                     continue;
                 }
@@ -137,7 +152,10 @@ impl Kept {
                 fresh.resize_with(K::FAMILIES.len(), || (0..MEMBERS).map(|_| None).collect());
                 for ((text, family), fresh) in texts.iter().zip(&self.families).zip(&mut fresh) {
                     let hash = self.hasher.hash_one(text);
-                    let as_before = family.groups.get(group).and_then(|block| block.members.get(member));
+                    let as_before = family
+                        .groups
+                        .get(group)
+                        .and_then(|block| block.members.get(member));
                     if as_before.is_none_or(|before| before.hash != hash)
                         && let Some(place) = fresh.get_mut(member)
                     {
@@ -145,7 +163,8 @@ impl Kept {
                     }
                 }
             }
-            for ((fresh, family), changed) in fresh.iter().zip(&mut self.families).zip(&mut changed) {
+            for ((fresh, family), changed) in fresh.iter().zip(&mut self.families).zip(&mut changed)
+            {
                 if fresh.iter().any(Option::is_some)
                     && let Some(block) = family.groups.get_mut(group)
                 {
@@ -154,14 +173,25 @@ impl Kept {
                 }
             }
         }
-        for (family, _) in self.families.iter_mut().zip(changed).filter(|(_, changed)| *changed) {
-            family.check = family.groups.iter().fold(Check::default(), |check, block| check.and(block.check));
+        for (family, _) in self
+            .families
+            .iter_mut()
+            .zip(changed)
+            .filter(|(_, changed)| *changed)
+        {
+            family.check = family
+                .groups
+                .iter()
+                .fold(Check::default(), |check, block| check.and(block.check));
         }
     }
 }
 
 /// Writes the samples of a shard, of each family into its text.
-fn render<K: Subject<Known = V>, V: 'static>(subjects: &[(K, std::sync::Arc<V>)], texts: &mut [Vec<u8>]) {
+fn render<K: Subject<Known = V>, V: 'static>(
+    subjects: &[(K, std::sync::Arc<V>)],
+    texts: &mut [Vec<u8>],
+) {
     texts.iter_mut().for_each(Vec::clear);
     let mut labels = Vec::new();
     for (key, subject) in subjects {
@@ -187,7 +217,11 @@ impl Encoded {
             Encoding::Plain => bytes.extend_from_slice(text),
             Encoding::Gzip => deflater.deflate(text, &mut bytes),
         }
-        Self { bytes, check: Check::of(text), hash }
+        Self {
+            bytes,
+            check: Check::of(text),
+            hash,
+        }
     }
 }
 
@@ -209,14 +243,26 @@ impl Block {
         let members = members().map(|(of_member, of_text, hash)| {
             bytes.extend_from_slice(of_member);
             check = check.and(of_text);
-            Member { end: u32::try_from(bytes.len()).unwrap_or(u32::MAX), check: of_text, hash }
+            Member {
+                end: u32::try_from(bytes.len()).unwrap_or(u32::MAX),
+                check: of_text,
+                hash,
+            }
         });
         let members = members.collect();
-        Self { bytes: bytes.into(), members, check }
+        Self {
+            bytes: bytes.into(),
+            members,
+            check,
+        }
     }
 
     fn range(&self, member: usize) -> std::ops::Range<usize> {
-        let end = |member: usize| self.members.get(member).map_or(0, |member| member.end as usize);
+        let end = |member: usize| {
+            self.members
+                .get(member)
+                .map_or(0, |member| member.end as usize)
+        };
         member.checked_sub(1).map_or(0, end)..end(member)
     }
 
@@ -228,7 +274,13 @@ impl Block {
 impl KeptFamily {
     fn write<T>(&self, family: &Family<T>, ask: Ask, pieces: &mut Pieces, deflater: &mut Deflater) {
         let (bytes, check): (Vec<Bytes>, Check) = if ask.part == Part::WHOLE {
-            (self.groups.iter().map(|block| block.bytes.clone()).collect(), self.check)
+            (
+                self.groups
+                    .iter()
+                    .map(|block| block.bytes.clone())
+                    .collect(),
+                self.check,
+            )
         } else {
             self.of_part(ask.part)
         };
@@ -256,7 +308,12 @@ impl KeptFamily {
                 check = check.and(block.check);
                 continue;
             }
-            for (member, known) in block.members.iter().enumerate().filter(|(member, _)| has(*member)) {
+            for (member, known) in block
+                .members
+                .iter()
+                .enumerate()
+                .filter(|(member, _)| has(*member))
+            {
                 bytes.push(block.bytes.slice(block.range(member)));
                 check = check.and(known.check);
             }

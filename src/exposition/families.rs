@@ -84,7 +84,10 @@ pub const PHONE_NUMBER: &[Family<Number>] = &[
         help: "1 while the number is flagged for its quality, 0 else.",
         label: None,
         samples: |number, sample| {
-            sample("", Value::Count(number.flagged.is_some_and(|fact| fact.value).into()));
+            sample(
+                "",
+                Value::Count(number.flagged.is_some_and(|fact| fact.value).into()),
+            );
         },
     },
     Family {
@@ -93,7 +96,10 @@ pub const PHONE_NUMBER: &[Family<Number>] = &[
         help: "1 after THROUGHPUT_UPGRADE, 0 else.",
         label: None,
         samples: |number, sample| {
-            sample("", Value::Count(number.high_throughput.is_some_and(|fact| fact.value).into()));
+            sample(
+                "",
+                Value::Count(number.high_throughput.is_some_and(|fact| fact.value).into()),
+            );
         },
     },
     Family {
@@ -157,7 +163,9 @@ pub const ACCOUNT: &[Family<Account>] = &[
         help: "Phone numbers that the business portfolio or the account may have, whichever was reported last.",
         label: Some("scope"),
         samples: |account, sample| {
-            let Some(fact) = account.max_phone_numbers else { return };
+            let Some(fact) = account.max_phone_numbers else {
+                return;
+            };
             for (scope, most) in [("business", fact.value.business), ("waba", fact.value.waba)] {
                 if let Some(most) = most {
                     sample(scope, Value::Count(most));

@@ -23,14 +23,20 @@ pub struct Check {
 impl Check {
     /// The check of a text.
     pub fn of(text: &[u8]) -> Self {
-        Self { crc: crc32fast::hash(text), length: text.len() as u64 }
+        Self {
+            crc: crc32fast::hash(text),
+            length: text.len() as u64,
+        }
     }
 
     /// The check of this text and then the other.
     pub fn and(self, next: Self) -> Self {
         let mut hasher = Hasher::new_with_initial_len(self.crc, self.length);
         hasher.combine(&Hasher::new_with_initial_len(next.crc, next.length));
-        Self { crc: hasher.finalize(), length: self.length + next.length }
+        Self {
+            crc: hasher.finalize(),
+            length: self.length + next.length,
+        }
     }
 }
 
@@ -76,7 +82,10 @@ pub struct Member {
 
 impl Default for Member {
     fn default() -> Self {
-        Self { pieces: vec![Bytes::from_static(&HEADER)], check: Check::default() }
+        Self {
+            pieces: vec![Bytes::from_static(&HEADER)],
+            check: Check::default(),
+        }
     }
 }
 

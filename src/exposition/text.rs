@@ -18,7 +18,9 @@ pub(super) fn write_header<T>(page: &mut Vec<u8>, format: Format, family: &Famil
 fn write_metadata(page: &mut Vec<u8>, format: Format, name: &str, help: &str, kind: &str) {
     // In OpenMetrics the family of a counter has no suffix, only its samples do.
     let name = match format {
-        Format::OpenMetrics if kind == Kind::Counter.as_str() => name.strip_suffix("_total").unwrap_or(name),
+        Format::OpenMetrics if kind == Kind::Counter.as_str() => {
+            name.strip_suffix("_total").unwrap_or(name)
+        }
         _ => name,
     };
     push(page, &["# HELP ", name, " "]);
@@ -91,14 +93,34 @@ pub(super) fn write_own(page: &mut Vec<u8>, format: Format, families: &[MetricFa
 fn write_own_samples(page: &mut Vec<u8>, family: &MetricFamily, metric: &Metric) {
     let name = family.name();
     match family.get_field_type() {
-        MetricType::COUNTER => write_own_sample(page, name, "", metric, None, metric.get_counter().get_value()),
-        MetricType::GAUGE => write_own_sample(page, name, "", metric, None, metric.get_gauge().get_value()),
+        MetricType::COUNTER => write_own_sample(
+            page,
+            name,
+            "",
+            metric,
+            None,
+            metric.get_counter().get_value(),
+        ),
+        MetricType::GAUGE => {
+            write_own_sample(page, name, "", metric, None, metric.get_gauge().get_value())
+        }
         MetricType::HISTOGRAM => {
             let histogram = metric.get_histogram();
             let count = histogram.get_sample_count() as f64;
-            for bucket in histogram.get_bucket().iter().filter(|bucket| bucket.upper_bound().is_finite()) {
+            for bucket in histogram
+                .get_bucket()
+                .iter()
+                .filter(|bucket| bucket.upper_bound().is_finite())
+            {
                 let bound = Some(bucket.upper_bound());
-                write_own_sample(page, name, "_bucket", metric, bound, bucket.cumulative_count() as f64);
+                write_own_sample(
+                    page,
+                    name,
+                    "_bucket",
+                    metric,
+                    bound,
+                    bucket.cumulative_count() as f64,
+                );
             }
             write_own_sample(page, name, "_bucket", metric, Some(f64::INFINITY), count);
             write_own_sample(page, name, "_count", metric, None, count);
@@ -109,10 +131,26 @@ fn write_own_samples(page: &mut Vec<u8>, family: &MetricFamily, metric: &Metric)
     }
 }
 
-fn write_own_sample(page: &mut Vec<u8>, name: &str, suffix: &str, metric: &Metric, bound: Option<f64>, value: f64) {
+fn write_own_sample(
+    page: &mut Vec<u8>,
+    name: &str,
+    suffix: &str,
+    metric: &Metric,
+    bound: Option<f64>,
+    value: f64,
+) {
     push(page, &[name, suffix]);
-    let bound = bound.map(|bound| if bound.is_infinite() { "+Inf".to_owned() } else { format!("{bound:?}") });
-    let own = metric.get_label().iter().map(|label: &LabelPair| (label.name(), label.value()));
+    let bound = bound.map(|bound| {
+        if bound.is_infinite() {
+            "+Inf".to_owned()
+        } else {
+            format!("{bound:?}")
+        }
+    });
+    let own = metric
+        .get_label()
+        .iter()
+        .map(|label: &LabelPair| (label.name(), label.value()));
     let labels = own.chain(bound.iter().map(|bound| ("le", bound.as_str())));
     for (index, (label, value)) in labels.enumerate() {
         page.push(if index == 0 { b'{' } else { b',' });
@@ -121,7 +159,11 @@ fn write_own_sample(page: &mut Vec<u8>, name: &str, suffix: &str, metric: &Metri
     if bound.is_some() || !metric.get_label().is_empty() {
         page.push(b'}');
     }
-    let _ = if value.is_infinite() && value > 0.0 { writeln!(page, " +Inf") } else { writeln!(page, " {value}") };
+    let _ = if value.is_infinite() && value > 0.0 {
+        writeln!(page, " +Inf")
+    } else {
+        writeln!(page, " {value}")
+    };
 }
 
 fn push(to: &mut Vec<u8>, parts: &[&str]) {

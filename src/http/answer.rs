@@ -28,17 +28,29 @@ pub struct Pieces {
 impl Pieces {
     fn new(pieces: SmallVec<[Bytes; 1]>) -> Self {
         let left = pieces.iter().map(|piece| piece.len() as u64).sum();
-        Self { piece: Bytes::new(), pieces: pieces.into_iter(), left, _place: None, _busy: None }
+        Self {
+            piece: Bytes::new(),
+            pieces: pieces.into_iter(),
+            left,
+            _place: None,
+            _busy: None,
+        }
     }
 
     /// A body that keeps a place until it is sent.
     pub(super) fn with_place(pieces: Vec<Bytes>, place: OwnedSemaphorePermit) -> Self {
-        Self { _place: Some(place), ..Self::from(pieces) }
+        Self {
+            _place: Some(place),
+            ..Self::from(pieces)
+        }
     }
 
     /// This body, while which is sent its connection is busy.
     pub(super) fn keeps_busy(self, busy: Busy) -> Self {
-        Self { _busy: Some(busy), ..self }
+        Self {
+            _busy: Some(busy),
+            ..self
+        }
     }
 }
 
@@ -58,9 +70,14 @@ impl Body for Pieces {
     type Data = Bytes;
     type Error = Infallible;
 
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         if self.piece.is_empty() {
-            let Some(piece) = self.pieces.next() else { return Poll::Ready(None) };
+            let Some(piece) = self.pieces.next() else {
+                return Poll::Ready(None);
+            };
             self.piece = piece;
         }
         let length = self.piece.len().min(PIECE);

@@ -37,28 +37,45 @@ struct Query {
 
 /// `GET /api/v1/phone_numbers`, shard by shard and in the order of the keys within one.
 pub(super) fn phone_numbers(table: &Table, query: &str) -> Result<Json, BadQuery> {
-    let query =
-        Query::read(query, &["provider", "waba_id", "phone_number"], "provider, waba_id, phone_number, limit, after")?;
+    let query = Query::read(
+        query,
+        &["provider", "waba_id", "phone_number"],
+        "provider, waba_id, phone_number, limit, after",
+    )?;
     let after = query.after(|parts| match parts {
-        [provider, waba_id, number] => {
-            Some(NumberKey { account: account_key(provider, waba_id)?, phone_number: PhoneNumber::from_stored(number) })
-        }
+        [provider, waba_id, number] => Some(NumberKey {
+            account: account_key(provider, waba_id)?,
+            phone_number: PhoneNumber::from_stored(number),
+        }),
         _ => None,
     })?;
-    let found = after_cursor(&table.numbers, after, shard_of)
-        .map(|(key, number)| (labels(&key.account, Some(key.phone_number.as_str())), number));
-    Ok(query.page("phone_numbers", PHONE_NUMBER, "whatsapp_phone_number_", found))
+    let found = after_cursor(&table.numbers, after, shard_of).map(|(key, number)| {
+        (
+            labels(&key.account, Some(key.phone_number.as_str())),
+            number,
+        )
+    });
+    Ok(query.page(
+        "phone_numbers",
+        PHONE_NUMBER,
+        "whatsapp_phone_number_",
+        found,
+    ))
 }
 
 /// `GET /api/v1/accounts`, likewise.
 pub(super) fn accounts(table: &Table, query: &str) -> Result<Json, BadQuery> {
-    let query = Query::read(query, &["provider", "waba_id"], "provider, waba_id, limit, after")?;
+    let query = Query::read(
+        query,
+        &["provider", "waba_id"],
+        "provider, waba_id, limit, after",
+    )?;
     let after = query.after(|parts| match parts {
         [provider, waba_id] => account_key(provider, waba_id),
         _ => None,
     })?;
-    let found =
-        after_cursor(&table.accounts, after, shard_of_account).map(|(key, account)| (labels(&key, None), account));
+    let found = after_cursor(&table.accounts, after, shard_of_account)
+        .map(|(key, account)| (labels(&key, None), account));
     Ok(query.page("accounts", ACCOUNT, "whatsapp_business_account_", found))
 }
 
@@ -69,17 +86,29 @@ fn after_cursor<K: Ord + Clone, V>(
     shard_of: fn(&K) -> usize,
 ) -> impl Iterator<Item = (K, Arc<V>)> {
     let first = after.as_ref().map_or(0, shard_of);
-    (first..SHARDS).flat_map(move |shard| shards.entries(shard, after.as_ref().filter(|_| shard == first)).1)
+    (first..SHARDS).flat_map(move |shard| {
+        shards
+            .entries(shard, after.as_ref().filter(|_| shard == first))
+            .1
+    })
 }
 
 impl Query {
     fn read(query: &str, filters: &[&'static str], all: &'static str) -> Result<Self, BadQuery> {
-        let pairs: Vec<(Cow<'_, str>, Cow<'_, str>)> = serde_urlencoded::from_str(query).unwrap_or_default();
-        let mut read = Self { filters: Vec::new(), limit: DEFAULT_LIMIT, after: None };
+        let pairs: Vec<(Cow<'_, str>, Cow<'_, str>)> =
+            serde_urlencoded::from_str(query).unwrap_or_default();
+        let mut read = Self {
+            filters: Vec::new(),
+            limit: DEFAULT_LIMIT,
+            after: None,
+        };
         for (name, value) in pairs {
             match name.as_ref() {
                 "limit" => {
-                    let limit = value.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit));
+                    let limit = value
+                        .parse()
+                        .ok()
+                        .filter(|limit| (1..=MAX_LIMIT).contains(limit));
                     read.limit = limit.ok_or(BadQuery::Limit)?;
                 }
                 "after" => read.after = Some(parts_of(&value).ok_or(BadQuery::After)?),
@@ -99,7 +128,9 @@ impl Query {
     }
 
     fn after<K>(&self, key: impl Fn(&[&str]) -> Option<K>) -> Result<Option<K>, BadQuery> {
-        let Some(parts) = &self.after else { return Ok(None) };
+        let Some(parts) = &self.after else {
+            return Ok(None);
+        };
         let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
         key(&parts).map(Some).ok_or(BadQuery::After)
     }
@@ -111,8 +142,9 @@ impl Query {
         prefix: &str,
         found: impl Iterator<Item = (Vec<(&'static str, String)>, Arc<T>)>,
     ) -> Json {
-        let mut matching =
-            found.filter(|(labels, _)| self.filters.iter().all(|filter| labels.contains(filter))).peekable();
+        let mut matching = found
+            .filter(|(labels, _)| self.filters.iter().all(|filter| labels.contains(filter)))
+            .peekable();
         let mut objects = Vec::new();
         let mut next = None;
         while let Some((labels, subject)) = matching.next() {
@@ -130,14 +162,24 @@ impl Query {
 }
 
 fn labels(account: &AccountKey, phone_number: Option<&str>) -> Vec<(&'static str, String)> {
-    let account = [("provider", account.provider.to_owned()), ("waba_id", account.waba_id.as_str().to_owned())];
+    let account = [
+        ("provider", account.provider.to_owned()),
+        ("waba_id", account.waba_id.as_str().to_owned()),
+    ];
     let number = phone_number.map(|number| ("phone_number", number.to_owned()));
     account.into_iter().chain(number).collect()
 }
 
-fn object<T>(labels: Vec<(&'static str, String)>, families: &[Family<T>], prefix: &str, subject: &T) -> Json {
-    let mut object: Map<String, Json> =
-        labels.into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
+fn object<T>(
+    labels: Vec<(&'static str, String)>,
+    families: &[Family<T>],
+    prefix: &str,
+    subject: &T,
+) -> Json {
+    let mut object: Map<String, Json> = labels
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value.into()))
+        .collect();
     for family in families {
         let name = family.name.strip_prefix(prefix).unwrap_or(family.name);
         (family.samples)(subject, &mut |label_value, value| {
@@ -148,7 +190,10 @@ fn object<T>(labels: Vec<(&'static str, String)>, families: &[Family<T>], prefix
             };
             if family.label.is_none() {
                 object.insert(name.to_owned(), value);
-            } else if let Json::Object(by_label) = object.entry(name).or_insert_with(|| Json::Object(Map::new())) {
+            } else if let Json::Object(by_label) = object
+                .entry(name)
+                .or_insert_with(|| Json::Object(Map::new()))
+            {
                 by_label.insert(label_value.to_owned(), value);
             }
         });
@@ -157,8 +202,14 @@ fn object<T>(labels: Vec<(&'static str, String)>, families: &[Family<T>], prefix
 }
 
 fn account_key(provider: &str, waba_id: &str) -> Option<AccountKey> {
-    let provider = providers::ALL.iter().find(|known| known.name() == provider)?.name();
-    Some(AccountKey { provider, waba_id: WabaId::from_stored(waba_id) })
+    let provider = providers::ALL
+        .iter()
+        .find(|known| known.name() == provider)?
+        .name();
+    Some(AccountKey {
+        provider,
+        waba_id: WabaId::from_stored(waba_id),
+    })
 }
 
 /// The label values as a JSON list, in hexadecimal: safe in any URL.

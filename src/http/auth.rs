@@ -77,26 +77,43 @@ impl Gate {
     /// The gates of all providers, in the order of [`providers::ALL`].
     pub fn all(configs: &[ProviderConfig], telemetry: &Telemetry) -> Vec<Self> {
         let of = |provider: &&'static dyn Provider| {
-            let config = configs.iter().find(|config| config.name == provider.name())?;
+            let config = configs
+                .iter()
+                .find(|config| config.name == provider.name())?;
             Some(Self::new(*provider, config, telemetry))
         };
         providers::ALL.iter().filter_map(of).collect()
     }
 
-    fn new(provider: &'static dyn Provider, config: &ProviderConfig, telemetry: &Telemetry) -> Self {
+    fn new(
+        provider: &'static dyn Provider,
+        config: &ProviderConfig,
+        telemetry: &Telemetry,
+    ) -> Self {
         let access = match (config.secrets.as_slice(), config.allow_unauthenticated) {
             ([], true) => Access::Open,
             ([], false) => Access::Off,
             (secrets, _) => match provider.auth() {
                 Auth::Signature => {
                     let key = |secret: &str| hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
-                    Access::Signed(secrets.iter().map(|secret| key(secret.expose_secret())).collect())
+                    Access::Signed(
+                        secrets
+                            .iter()
+                            .map(|secret| key(secret.expose_secret()))
+                            .collect(),
+                    )
                 }
                 Auth::Token => Access::Token(Tokens::new(secrets)),
             },
         };
-        let last_used = (1..=config.secrets.len()).map(|number| telemetry.secret_last_used(provider.name(), number));
-        Self { provider, access, last_used: last_used.collect(), verify_tokens: Tokens::new(&config.verify_tokens) }
+        let last_used = (1..=config.secrets.len())
+            .map(|number| telemetry.secret_last_used(provider.name(), number));
+        Self {
+            provider,
+            access,
+            last_used: last_used.collect(),
+            verify_tokens: Tokens::new(&config.verify_tokens),
+        }
     }
 
     /// Whether the provider's webhooks are received at all.
@@ -115,7 +132,11 @@ impl Gate {
     }
 
     /// What can be known before the body is.
-    pub(super) fn check(&self, headers: &HeaderMap, path_token: Option<&str>) -> Result<Proof, Denied> {
+    pub(super) fn check(
+        &self,
+        headers: &HeaderMap,
+        path_token: Option<&str>,
+    ) -> Result<Proof, Denied> {
         match &self.access {
             Access::Off => Err(Denied::Missing),
             Access::Open => Ok(Proof::Done),
@@ -138,10 +159,14 @@ impl Gate {
                     let (scheme, token) = value.split_at_checked(7)?;
                     scheme.eq_ignore_ascii_case(b"Bearer ").then_some(token)
                 });
-                let decoded = path_token.map(|token| percent_decode_str(token).collect::<Vec<u8>>());
+                let decoded =
+                    path_token.map(|token| percent_decode_str(token).collect::<Vec<u8>>());
                 let candidates = [authorization, bearer, decoded.as_deref()];
                 // Each is looked up, whichever is known.
-                let found = candidates.into_iter().flatten().map(|candidate| tokens.find(candidate));
+                let found = candidates
+                    .into_iter()
+                    .flatten()
+                    .map(|candidate| tokens.find(candidate));
                 let known = found.fold(None, Option::or);
                 self.proven_by(known.ok_or(Denied::Wrong)?);
                 Ok(Proof::Done)
@@ -154,7 +179,9 @@ impl Gate {
         match (proof, &self.access) {
             (Proof::Done, _) => Ok(()),
             (Proof::Signature(signature), Access::Signed(keys)) => {
-                let known = keys.iter().position(|key| hmac::verify(key, body, signature).is_ok());
+                let known = keys
+                    .iter()
+                    .position(|key| hmac::verify(key, body, signature).is_ok());
                 self.proven_by(known.ok_or(Denied::Wrong)?);
                 Ok(())
             }
@@ -176,14 +203,20 @@ impl Gate {
 
 impl Tokens {
     fn new(tokens: &[secrecy::SecretString]) -> Self {
-        Self(tokens.iter().map(|token| sha256(token.expose_secret().as_bytes())).collect())
+        Self(
+            tokens
+                .iter()
+                .map(|token| sha256(token.expose_secret().as_bytes()))
+                .collect(),
+        )
     }
 
     /// Which token this is. Every token is compared to its end, so that the time tells nothing of them; only who has one
     /// learns from it which it is.
     fn find(&self, candidate: &[u8]) -> Option<usize> {
         let candidate = sha256(candidate);
-        let matches: SmallVec<[Choice; 4]> = self.0.iter().map(|token| token.ct_eq(&candidate)).collect();
+        let matches: SmallVec<[Choice; 4]> =
+            self.0.iter().map(|token| token.ct_eq(&candidate)).collect();
         matches.into_iter().position(bool::from)
     }
 }

@@ -44,20 +44,27 @@ pub(super) enum BodyError {
 
 impl Default for Bodies {
     fn default() -> Self {
-        Self { large: Arc::new(Semaphore::new(LARGE_AT_A_TIME)) }
+        Self {
+            large: Arc::new(Semaphore::new(LARGE_AT_A_TIME)),
+        }
     }
 }
 
 impl Bodies {
     /// Reads a body to its end.
-    pub(super) async fn read(&self, body: impl Body<Data = Bytes> + Send) -> Result<Bytes, BodyError> {
+    pub(super) async fn read(
+        &self,
+        body: impl Body<Data = Bytes> + Send,
+    ) -> Result<Bytes, BodyError> {
         let mut body = std::pin::pin!(body);
         let whole = async {
             let mut first = Bytes::new();
             let mut rest = BytesMut::new();
             let mut large = None;
             while let Some(frame) = body.as_mut().frame().await {
-                let Ok(data) = frame.map_err(|_| BodyError::Broken)?.into_data() else { continue };
+                let Ok(data) = frame.map_err(|_| BodyError::Broken)?.into_data() else {
+                    continue;
+                };
                 let length = first.len() + rest.len() + data.len();
                 if length > MAX_BODY {
                     return Err(BodyError::TooLarge);
@@ -73,14 +80,20 @@ impl Bodies {
                     rest.extend_from_slice(&data);
                 }
             }
-            Ok(if rest.is_empty() { first } else { rest.freeze() })
+            Ok(if rest.is_empty() {
+                first
+            } else {
+                rest.freeze()
+            })
         };
         let result = {
             let mut whole = std::pin::pin!(whole);
             // Nearly always it is there with the head, and needs no timer.
             match poll_fn(|context| Poll::Ready(whole.as_mut().poll(context))).await {
                 Poll::Ready(result) => result,
-                Poll::Pending => Box::pin(timeout(BODY_TIMEOUT, whole)).await.unwrap_or(Err(BodyError::Slow)),
+                Poll::Pending => Box::pin(timeout(BODY_TIMEOUT, whole))
+                    .await
+                    .unwrap_or(Err(BodyError::Slow)),
             }
         };
         if matches!(result, Err(BodyError::TooLarge | BodyError::Busy)) {

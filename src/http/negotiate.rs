@@ -17,19 +17,27 @@ pub(super) fn format(headers: &HeaderMap) -> Format {
         let specificity = |item: &Item| match (item.name.as_str(), item.version()) {
             (given, Some(given_version)) if given == name && given_version == version => Some(3),
             (given, None) if given == name => Some(2),
-            (given, _) if given.strip_suffix('*').is_some_and(|kind| kind.ends_with('/') && name.starts_with(kind)) => {
+            (given, _)
+                if given
+                    .strip_suffix('*')
+                    .is_some_and(|kind| kind.ends_with('/') && name.starts_with(kind)) =>
+            {
                 Some(1)
             }
             ("*/*", _) => Some(0),
             _ => None,
         };
-        let matching = items.iter().filter_map(|item| Some((specificity(item)?, item.quality)));
+        let matching = items
+            .iter()
+            .filter_map(|item| Some((specificity(item)?, item.quality)));
         matching.max_by(|one, other| one.partial_cmp(other).unwrap_or(Ordering::Equal))
     };
     let text = quality("text/plain", "0.0.4").map_or(0.0, |(_, quality)| quality);
     match quality("application/openmetrics-text", "1.0.0") {
         // Who takes anything gets the older one.
-        Some((specificity, quality)) if specificity > 0 && quality > 0.0 && quality >= text => Format::OpenMetrics,
+        Some((specificity, quality)) if specificity > 0 && quality > 0.0 && quality >= text => {
+            Format::OpenMetrics
+        }
         _ => Format::Text,
     }
 }
@@ -48,7 +56,11 @@ pub(super) fn encoding(headers: &HeaderMap) -> Encoding {
         }
     }
     let gzip = gzip.or(any).unwrap_or(0.0);
-    if gzip > 0.0 && identity.is_none_or(|identity| gzip >= identity) { Encoding::Gzip } else { Encoding::Plain }
+    if gzip > 0.0 && identity.is_none_or(|identity| gzip >= identity) {
+        Encoding::Gzip
+    } else {
+        Encoding::Plain
+    }
 }
 
 /// One of the things a header lists, in lower case.
@@ -60,13 +72,22 @@ struct Item {
 
 impl Item {
     fn version(&self) -> Option<&str> {
-        self.parameters.iter().find(|(name, _)| name == "version").map(|(_, value)| value.as_str())
+        self.parameters
+            .iter()
+            .find(|(name, _)| name == "version")
+            .map(|(_, value)| value.as_str())
     }
 }
 
 fn items(headers: &HeaderMap, name: HeaderName) -> Vec<Item> {
-    let values = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).map(item).collect()
+    let values = headers
+        .get_all(name)
+        .into_iter()
+        .filter_map(|value| value.to_str().ok());
+    values
+        .flat_map(|value| value.split(','))
+        .map(item)
+        .collect()
 }
 
 fn item(text: &str) -> Item {
@@ -75,12 +96,26 @@ fn item(text: &str) -> Item {
     let name = parts.next().unwrap_or_default().to_owned();
     let parameters: Vec<(String, String)> = parts
         .filter_map(|part| part.split_once('='))
-        .map(|(name, value)| (name.trim().to_owned(), value.trim().trim_matches('"').to_owned()))
+        .map(|(name, value)| {
+            (
+                name.trim().to_owned(),
+                value.trim().trim_matches('"').to_owned(),
+            )
+        })
         .collect();
-    let quality = parameters.iter().find(|(name, _)| name == "q").map_or(Some(1.0), |(_, q)| q.parse().ok());
+    let quality = parameters
+        .iter()
+        .find(|(name, _)| name == "q")
+        .map_or(Some(1.0), |(_, q)| q.parse().ok());
     // What cannot be read asks for nothing.
-    let quality = quality.filter(|quality: &f32| (0.0..=1.0).contains(quality)).unwrap_or(0.0);
-    Item { name, parameters, quality }
+    let quality = quality
+        .filter(|quality: &f32| (0.0..=1.0).contains(quality))
+        .unwrap_or(0.0);
+    Item {
+        name,
+        parameters,
+        quality,
+    }
 }
 
 #[cfg(test)]
@@ -90,7 +125,10 @@ mod tests {
     use super::*;
 
     fn headers(name: HeaderName, values: &[&'static str]) -> HeaderMap {
-        values.iter().map(|value| (name.clone(), HeaderValue::from_static(value))).collect()
+        values
+            .iter()
+            .map(|value| (name.clone(), HeaderValue::from_static(value)))
+            .collect()
     }
 
     #[test]
@@ -105,14 +143,29 @@ mod tests {
                 "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,text/plain;version=0.0.4;q=0.4,*/*;q=0.2",
                 OpenMetrics,
             ),
-            ("application/openmetrics-text; version=1.0.0; charset=utf-8", OpenMetrics),
+            (
+                "application/openmetrics-text; version=1.0.0; charset=utf-8",
+                OpenMetrics,
+            ),
             ("Application/OpenMetrics-Text", OpenMetrics),
-            ("text/plain;version=0.0.4;q=0.9,application/openmetrics-text;version=1.0.0;q=0.8", Text),
-            ("application/openmetrics-text;version=1.0.0;q=0,text/plain;q=0.1", Text),
+            (
+                "text/plain;version=0.0.4;q=0.9,application/openmetrics-text;version=1.0.0;q=0.8",
+                Text,
+            ),
+            (
+                "application/openmetrics-text;version=1.0.0;q=0,text/plain;q=0.1",
+                Text,
+            ),
             ("application/openmetrics-text;version=0.0.1", Text),
             ("application/openmetrics-text;version=1.0.0;q=x", Text),
-            ("application/openmetrics-text;version=1.0.0;q=0.5,text/plain;q=0.1,*/*;q=0.9", OpenMetrics),
-            ("application/openmetrics-text;q=0.5,text/plain;version=0.0.4;q=0.1,text/*;q=0.9", OpenMetrics),
+            (
+                "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;q=0.1,*/*;q=0.9",
+                OpenMetrics,
+            ),
+            (
+                "application/openmetrics-text;q=0.5,text/plain;version=0.0.4;q=0.1,text/*;q=0.9",
+                OpenMetrics,
+            ),
             (
                 "application/openmetrics-text;q=0.9,application/openmetrics-text;version=1.0.0;q=0.1,text/plain;q=0.5",
                 Text,
@@ -128,7 +181,13 @@ mod tests {
             assert_eq!(format(&headers(ACCEPT, &[accept])), want, "{accept}");
         }
         assert_eq!(format(&HeaderMap::new()), Text);
-        assert_eq!(format(&headers(ACCEPT, &["text/plain;q=0.5", "application/openmetrics-text"])), OpenMetrics);
+        assert_eq!(
+            format(&headers(
+                ACCEPT,
+                &["text/plain;q=0.5", "application/openmetrics-text"]
+            )),
+            OpenMetrics
+        );
     }
 
     #[test]
@@ -151,7 +210,11 @@ mod tests {
             ("gzip;q=2", Plain),
             ("", Plain),
         ] {
-            assert_eq!(encoding(&headers(ACCEPT_ENCODING, &[accept])), want, "{accept}");
+            assert_eq!(
+                encoding(&headers(ACCEPT_ENCODING, &[accept])),
+                want,
+                "{accept}"
+            );
         }
         assert_eq!(encoding(&HeaderMap::new()), Plain);
     }

@@ -106,7 +106,11 @@ impl Drop for Busy {
 }
 
 /// Serves until `stop` turns true or its sender is gone, then finishes what is in flight, at most 10 s.
-pub async fn serve<H: Handler>(listener: TcpListener, handler: Arc<H>, mut stop: watch::Receiver<bool>) {
+pub async fn serve<H: Handler>(
+    listener: TcpListener,
+    handler: Arc<H>,
+    mut stop: watch::Receiver<bool>,
+) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS as usize));
     let mut open: Vec<Open> = Vec::new();
     let mut reviews = interval(REVIEW);
@@ -129,7 +133,11 @@ pub async fn serve<H: Handler>(listener: TcpListener, handler: Arc<H>, mut stop:
             (Ok(place), Ok((stream, _))) => {
                 let (end, ended) = oneshot::channel();
                 let work = Arc::new(Work::default());
-                open.push(Open { since: Instant::now(), work: Arc::clone(&work), end });
+                open.push(Open {
+                    since: Instant::now(),
+                    work: Arc::clone(&work),
+                    end,
+                });
                 tokio::spawn(connection(stream, place, Arc::clone(&handler), work, ended));
             }
             (_, Err(error)) => {
@@ -177,7 +185,9 @@ async fn connection<H: Handler>(
         async move {
             let mut answer = answer.await;
             if busy.is_last() {
-                answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                answer
+                    .headers_mut()
+                    .insert(CONNECTION, HeaderValue::from_static("close"));
             }
             Ok::<_, Infallible>(answer.map(|body| body.keeps_busy(busy)))
         }

@@ -16,8 +16,8 @@ use hyper::{
 use tokio::sync::Semaphore;
 
 use super::{
-    Answer, HTML, Handler, PLAIN, Pieces, answer, api, body::discard, error, lacks_host, method_not_allowed, negotiate,
-    not_found,
+    Answer, HTML, Handler, PLAIN, Pieces, answer, api, body::discard, error, lacks_host,
+    method_not_allowed, negotiate, not_found,
 };
 use crate::{
     exposition::{Ask, Encoding, Exposition, Part},
@@ -49,8 +49,19 @@ impl Web {
     ) -> Self {
         let exposition = Arc::new(Mutex::new(Exposition::new(Arc::clone(&table))));
         // As with Prometheus' own exporters, 0 is no limit.
-        let places = if max_requests == 0 { Semaphore::MAX_PERMITS } else { max_requests.min(Semaphore::MAX_PERMITS) };
-        Self { telemetry_path, table, exposition, ingest, telemetry, places: Arc::new(Semaphore::new(places)) }
+        let places = if max_requests == 0 {
+            Semaphore::MAX_PERMITS
+        } else {
+            max_requests.min(Semaphore::MAX_PERMITS)
+        };
+        Self {
+            telemetry_path,
+            table,
+            exposition,
+            ingest,
+            telemetry,
+            places: Arc::new(Semaphore::new(places)),
+        }
     }
 
     fn is_loaded(&self) -> bool {
@@ -66,9 +77,16 @@ impl Web {
             Err(sentence) => return error(StatusCode::BAD_REQUEST, sentence),
         };
         let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
-            return error(StatusCode::SERVICE_UNAVAILABLE, "too many scrapes at a time (--web.max-requests)");
+            return error(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "too many scrapes at a time (--web.max-requests)",
+            );
         };
-        let ask = Ask { format: negotiate::format(headers), encoding: negotiate::encoding(headers), part };
+        let ask = Ask {
+            format: negotiate::format(headers),
+            encoding: negotiate::encoding(headers),
+            part,
+        };
         let exposition = Arc::clone(&self.exposition);
         let table = Arc::clone(&self.table);
         let telemetry = Arc::clone(&self.telemetry);
@@ -77,15 +95,23 @@ impl Web {
             let own = telemetry.gather();
             // Who comes second finds what the first has rendered.
             let page = lock(&exposition, &table).page(ask, &own);
-            telemetry.scrape_duration.observe(began.elapsed().as_secs_f64());
+            telemetry
+                .scrape_duration
+                .observe(began.elapsed().as_secs_f64());
             page
         });
         let Ok(page) = page.await else {
-            return error(StatusCode::INTERNAL_SERVER_ERROR, "the page cannot be written; the log says why");
+            return error(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "the page cannot be written; the log says why",
+            );
         };
         let mut answer = Answer::new(Pieces::with_place(page.pieces, place));
         let headers = answer.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static(ask.format.content_type()));
+        headers.insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static(ask.format.content_type()),
+        );
         headers.insert(VARY, HeaderValue::from_static("Accept, Accept-Encoding"));
         if ask.encoding == Encoding::Gzip {
             headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
@@ -97,7 +123,10 @@ impl Web {
         if !self.is_loaded() {
             loading()
         } else if self.telemetry.storage.up.get() != 1 {
-            error(StatusCode::SERVICE_UNAVAILABLE, "the storage does not take changes; the log says why")
+            error(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the storage does not take changes; the log says why",
+            )
         } else {
             answer(StatusCode::OK, PLAIN, "ready\n")
         }
@@ -110,31 +139,51 @@ impl Web {
             env!("CARGO_PKG_VERSION")
         );
         let path = &self.telemetry_path;
-        let links = [path.as_str(), "/-/healthy", "/-/ready", "/api/v1/phone_numbers", "/api/v1/accounts"];
+        let links = [
+            path.as_str(),
+            "/-/healthy",
+            "/-/ready",
+            "/api/v1/phone_numbers",
+            "/api/v1/accounts",
+        ];
         for link in links {
             // Writing to a string does not fail.
             let _ = write!(page, "<li><a href=\"{link}\">{link}</a></li>");
         }
         page.push_str("</ul><p>Webhooks are received on the webhook listener:</p><ul>");
         for provider in providers::ALL {
-            let _ = write!(page, "<li>{}: <code>/webhooks/{}</code></li>", provider.title(), provider.name());
+            let _ = write!(
+                page,
+                "<li>{}: <code>/webhooks/{}</code></li>",
+                provider.title(),
+                provider.name()
+            );
         }
         page.push_str("</ul></body></html>\n");
         answer(StatusCode::OK, HTML, page)
     }
 
-    async fn api(&self, list: fn(&Table, &str) -> Result<serde_json::Value, api::BadQuery>, query: &str) -> Answer {
+    async fn api(
+        &self,
+        list: fn(&Table, &str) -> Result<serde_json::Value, api::BadQuery>,
+        query: &str,
+    ) -> Answer {
         if !self.is_loaded() {
             return loading();
         }
         let table = Arc::clone(&self.table);
         let query = query.to_owned();
-        match tokio::task::spawn_blocking(move || list(&table, &query).map(|page| super::json(StatusCode::OK, &page)))
-            .await
+        match tokio::task::spawn_blocking(move || {
+            list(&table, &query).map(|page| super::json(StatusCode::OK, &page))
+        })
+        .await
         {
             Ok(Ok(answer)) => answer,
             Ok(Err(reason)) => error(StatusCode::BAD_REQUEST, &reason.to_string()),
-            Err(_) => error(StatusCode::INTERNAL_SERVER_ERROR, "the list cannot be written; the log says why"),
+            Err(_) => error(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "the list cannot be written; the log says why",
+            ),
         }
     }
 }
@@ -153,7 +202,13 @@ impl Handler for Web {
         }
         let path = head.uri.path();
         let query = head.uri.query().unwrap_or_default();
-        let known = ["/", "/-/healthy", "/-/ready", "/api/v1/phone_numbers", "/api/v1/accounts"];
+        let known = [
+            "/",
+            "/-/healthy",
+            "/-/ready",
+            "/api/v1/phone_numbers",
+            "/api/v1/accounts",
+        ];
         if path != self.telemetry_path && !known.contains(&path) {
             return not_found();
         }
@@ -183,7 +238,8 @@ fn lock<'a>(exposition: &'a Mutex<Exposition>, table: &Arc<Table>) -> MutexGuard
 
 /// `shard=I/N`; other parameters are a scraper's own affair.
 fn part_of(query: &str) -> Result<Part, &'static str> {
-    let pairs: Vec<(Cow<'_, str>, Cow<'_, str>)> = serde_urlencoded::from_str(query).unwrap_or_default();
+    let pairs: Vec<(Cow<'_, str>, Cow<'_, str>)> =
+        serde_urlencoded::from_str(query).unwrap_or_default();
     match pairs.iter().find(|(name, _)| name == "shard") {
         None => Ok(Part::WHOLE),
         Some((_, part)) => Part::parse(part).ok_or("shard is not I/N with 0 <= I < N"),
@@ -191,5 +247,8 @@ fn part_of(query: &str) -> Result<Part, &'static str> {
 }
 
 fn loading() -> Answer {
-    error(StatusCode::SERVICE_UNAVAILABLE, "the stored state is still being loaded")
+    error(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "the stored state is still being loaded",
+    )
 }

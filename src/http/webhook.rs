@@ -11,7 +11,9 @@ use bytes::Bytes;
 use hyper::{
     HeaderMap, Method, StatusCode,
     body::Body,
-    header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE},
+    header::{
+        ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+    },
     http::request::Parts,
 };
 use tracing::{info, warn};
@@ -47,7 +49,14 @@ impl Webhooks {
     pub fn new(gates: Vec<Gate>, ingest: Arc<OnceLock<Ingest>>, telemetry: Arc<Telemetry>) -> Self {
         let bodies = Bodies::default();
         let (log_lines, stranger_lines) = (LogLines::of_the_known(), LogLines::of_strangers());
-        Self { gates, ingest, telemetry, bodies, log_lines, stranger_lines }
+        Self {
+            gates,
+            ingest,
+            telemetry,
+            bodies,
+            log_lines,
+            stranger_lines,
+        }
     }
 
     /// Reads a request that is authentic, and says what to answer in the end where that is not the counts; or else says
@@ -72,24 +81,44 @@ impl Webhooks {
         };
         let body = match self.bodies.read(body).await {
             Ok(body) => body,
-            Err(reason) => return Err(self.rejected(gate, self.lines(&proof), status_of(reason), &reason)),
+            Err(reason) => {
+                return Err(self.rejected(gate, self.lines(&proof), status_of(reason), &reason));
+            }
         };
-        gate.verify(&proof, &body).map_err(|denied| self.unauthorized(gate, metrics, denied))?;
+        gate.verify(&proof, &body)
+            .map_err(|denied| self.unauthorized(gate, metrics, denied))?;
         let query = head.uri.query().unwrap_or_default();
         let content_type = header(&head.headers, CONTENT_TYPE).unwrap_or_default();
-        let delivery = Delivery { method: &head.method, query, content_type, body: &body };
+        let delivery = Delivery {
+            method: &head.method,
+            query,
+            content_type,
+            body: &body,
+        };
         match gate.provider.parse(&delivery) {
             Ok(parsed) => Ok((Request::Delivery(parsed), None)),
-            Err(reason) => Err(self.rejected(gate, &self.log_lines, StatusCode::BAD_REQUEST, &reason)),
+            Err(reason) => {
+                Err(self.rejected(gate, &self.log_lines, StatusCode::BAD_REQUEST, &reason))
+            }
         }
     }
 
     /// Says what the body has still to prove, or what to answer without reading it.
-    fn admit(&self, gate: &Gate, metrics: &ProviderMetrics, head: &Parts) -> Result<Admitted, Box<Answer>> {
+    fn admit(
+        &self,
+        gate: &Gate,
+        metrics: &ProviderMetrics,
+        head: &Parts,
+    ) -> Result<Admitted, Box<Answer>> {
         let provider = gate.provider;
         let (_, path_token) = target(head.uri.path());
         if let Some(answer) = lacks_host(head) {
-            self.log_rejected(gate, &self.stranger_lines, StatusCode::BAD_REQUEST, &"not one Host header");
+            self.log_rejected(
+                gate,
+                &self.stranger_lines,
+                StatusCode::BAD_REQUEST,
+                &"not one Host header",
+            );
             return Err(Box::new(answer));
         }
         if !gate.is_on() || path_token.is_some() && !gate.takes_token() {
@@ -103,14 +132,30 @@ impl Webhooks {
         if !provider.methods().contains(&head.method) {
             let handshake = (provider.auth() == Auth::Signature).then_some("GET");
             let methods = provider.methods().iter().map(Method::as_str);
-            self.log_rejected(gate, &self.stranger_lines, StatusCode::METHOD_NOT_ALLOWED, &"wrong method");
-            return Err(Box::new(method_not_allowed(&handshake.into_iter().chain(methods).collect::<Vec<_>>())));
+            self.log_rejected(
+                gate,
+                &self.stranger_lines,
+                StatusCode::METHOD_NOT_ALLOWED,
+                &"wrong method",
+            );
+            return Err(Box::new(method_not_allowed(
+                &handshake.into_iter().chain(methods).collect::<Vec<_>>(),
+            )));
         }
-        let proof = gate.check(&head.headers, path_token).map_err(|denied| self.unauthorized(gate, metrics, denied))?;
+        let proof = gate
+            .check(&head.headers, path_token)
+            .map_err(|denied| self.unauthorized(gate, metrics, denied))?;
         if is_encoded(&head.headers) {
             let reason = "the body has a Content-Encoding; send it as it is";
-            let mut answer = self.rejected(gate, self.lines(&proof), StatusCode::UNSUPPORTED_MEDIA_TYPE, &reason);
-            answer.headers_mut().insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+            let mut answer = self.rejected(
+                gate,
+                self.lines(&proof),
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                &reason,
+            );
+            answer
+                .headers_mut()
+                .insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
             return Err(answer);
         }
         Ok(Admitted::Delivery(proof))
@@ -134,15 +179,31 @@ impl Webhooks {
             Some(ingest) => Ok(ingest.submit(gate.provider.name(), request)),
             None => {
                 let reason = "the stored state is still being loaded";
-                Err(self.rejected(gate, &self.log_lines, StatusCode::SERVICE_UNAVAILABLE, &reason))
+                Err(self.rejected(
+                    gate,
+                    &self.log_lines,
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    &reason,
+                ))
             }
         }
     }
 
     /// Meta's "Verification Requests": the challenge proves to Meta that this endpoint is the app's.
-    fn handshake(&self, gate: &Gate, metrics: &ProviderMetrics, query: &str) -> Result<Answer, Box<Answer>> {
-        let pairs: Vec<(Cow<'_, str>, Cow<'_, str>)> = serde_urlencoded::from_str(query).unwrap_or_default();
-        let value = |name| pairs.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_ref());
+    fn handshake(
+        &self,
+        gate: &Gate,
+        metrics: &ProviderMetrics,
+        query: &str,
+    ) -> Result<Answer, Box<Answer>> {
+        let pairs: Vec<(Cow<'_, str>, Cow<'_, str>)> =
+            serde_urlencoded::from_str(query).unwrap_or_default();
+        let value = |name| {
+            pairs
+                .iter()
+                .find(|(key, _)| key == name)
+                .map(|(_, value)| value.as_ref())
+        };
         let is_known = gate.knows_verify_token(value("hub.verify_token").unwrap_or_default());
         if !is_known {
             metrics.auth_handshake.inc();
@@ -164,13 +225,29 @@ impl Webhooks {
             Denied::Missing => metrics.auth_missing.inc(),
             Denied::Wrong => metrics.auth_wrong.inc(),
         }
-        self.log_rejected(gate, &self.stranger_lines, StatusCode::UNAUTHORIZED, &denied.as_str());
-        let mut answer = error(StatusCode::UNAUTHORIZED, "the signature or token is missing or wrong");
-        answer.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        self.log_rejected(
+            gate,
+            &self.stranger_lines,
+            StatusCode::UNAUTHORIZED,
+            &denied.as_str(),
+        );
+        let mut answer = error(
+            StatusCode::UNAUTHORIZED,
+            "the signature or token is missing or wrong",
+        );
+        answer
+            .headers_mut()
+            .insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         Box::new(answer)
     }
 
-    fn rejected(&self, gate: &Gate, lines: &LogLines, status: StatusCode, reason: &dyn fmt::Display) -> Box<Answer> {
+    fn rejected(
+        &self,
+        gate: &Gate,
+        lines: &LogLines,
+        status: StatusCode,
+        reason: &dyn fmt::Display,
+    ) -> Box<Answer> {
         self.log_rejected(gate, lines, status, reason);
         let mut answer = error(status, &reason.to_string());
         if status == StatusCode::SERVICE_UNAVAILABLE {
@@ -179,7 +256,13 @@ impl Webhooks {
         Box::new(answer)
     }
 
-    fn log_rejected(&self, gate: &Gate, lines: &LogLines, status: StatusCode, reason: &dyn fmt::Display) {
+    fn log_rejected(
+        &self,
+        gate: &Gate,
+        lines: &LogLines,
+        status: StatusCode,
+        reason: &dyn fmt::Display,
+    ) {
         if let Some(LogLine { left_out }) = lines.admit(Instant::now()) {
             warn!(provider = gate.provider.name(), code = status.as_u16(), %reason, left_out, "webhook rejected");
         }
@@ -198,7 +281,9 @@ impl Handler for Webhooks {
         async move {
             let (name, _) = target(head.uri.path());
             let gate = self.gates.iter().find(|gate| gate.provider.name() == name);
-            let Some((gate, metrics)) = gate.and_then(|gate| Some((gate, self.telemetry.provider(name)?))) else {
+            let Some((gate, metrics)) =
+                gate.and_then(|gate| Some((gate, self.telemetry.provider(name)?)))
+            else {
                 discard(body).await;
                 let answer = not_found();
                 self.telemetry.answered(None, answer.status().as_u16());
@@ -207,22 +292,31 @@ impl Handler for Webhooks {
             let received = self.receive(gate, metrics, &head, body).await;
             // The buffer that holds it is not needed while the answer is waited for.
             drop(head);
-            let submitted = received.and_then(|(request, challenge)| Ok((self.submit(gate, request)?, challenge)));
+            let submitted = received
+                .and_then(|(request, challenge)| Ok((self.submit(gate, request)?, challenge)));
             let answer = match submitted {
                 Ok((stored, challenge)) => match (stored.await, challenge) {
                     (Ok(tally), None) => json(StatusCode::OK, &tally),
                     (Ok(_), Some(challenge)) => {
-                        info!(provider = gate.provider.name(), "webhook handshake answered");
+                        info!(
+                            provider = gate.provider.name(),
+                            "webhook handshake answered"
+                        );
                         challenge
                     }
-                    (Err(reason @ (IngestError::Busy | IngestError::Storage)), _) => {
-                        *self.rejected(gate, &self.log_lines, StatusCode::SERVICE_UNAVAILABLE, &reason)
-                    }
+                    (Err(reason @ (IngestError::Busy | IngestError::Storage)), _) => *self
+                        .rejected(
+                            gate,
+                            &self.log_lines,
+                            StatusCode::SERVICE_UNAVAILABLE,
+                            &reason,
+                        ),
                 },
                 Err(answer) => *answer,
             };
             metrics.duration.observe(began.elapsed().as_secs_f64());
-            self.telemetry.answered(Some(metrics), answer.status().as_u16());
+            self.telemetry
+                .answered(Some(metrics), answer.status().as_u16());
             answer
         }
     }
@@ -238,14 +332,21 @@ enum Admitted {
 
 /// Whether a body is compressed, or else not what its sender wrote.
 fn is_encoded(headers: &HeaderMap) -> bool {
-    let values = headers.get_all(CONTENT_ENCODING).into_iter().flat_map(|value| value.as_bytes().split(|b| *b == b','));
-    values.map(<[u8]>::trim_ascii).any(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity"))
+    let values = headers
+        .get_all(CONTENT_ENCODING)
+        .into_iter()
+        .flat_map(|value| value.as_bytes().split(|b| *b == b','));
+    values
+        .map(<[u8]>::trim_ascii)
+        .any(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity"))
 }
 
 /// The provider's name and the token in a path; no name where it is not of a webhook. One slash at the end is not part
 /// of either, because many consoles store a URL with one.
 fn target(path: &str) -> (&str, Option<&str>) {
-    let Some(rest) = path.strip_prefix("/webhooks/") else { return ("", None) };
+    let Some(rest) = path.strip_prefix("/webhooks/") else {
+        return ("", None);
+    };
     let rest = rest.strip_suffix('/').unwrap_or(rest);
     match rest.split_once('/') {
         Some((name, token)) => (name, Some(token)),

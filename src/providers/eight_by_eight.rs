@@ -62,5 +62,9 @@ fn read(envelope: &Fields<'_>) -> Result<Change, InvalidChange> {
         portfolio_limit: meta.scalar("maxDailyConversationsPerBusiness"),
         current_limit: meta.scalar("currentLimit"),
     };
-    facts.quality(&details.scalar("displayPhoneNumber"), &meta.scalar("event"), &meta.scalar("oldLimit"))
+    facts.quality(
+        &details.scalar("displayPhoneNumber"),
+        &meta.scalar("event"),
+        &meta.scalar("oldLimit"),
+    )
 }

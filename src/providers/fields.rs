@@ -10,14 +10,18 @@ use serde_json::value::RawValue;
 
 use super::{InvalidChange, ParseError};
 use crate::domain::{
-    AccountKey, Change, EventKind, Identity, MaxPhoneNumbers, MessagingLimit, PhoneNumber, Said, Subject, Timestamp,
-    UnknownField, UnknownValue, WabaId,
+    AccountKey, Change, EventKind, Identity, MaxPhoneNumbers, MessagingLimit, PhoneNumber, Said,
+    Subject, Timestamp, UnknownField, UnknownValue, WabaId,
 };
 
 /// A JSON object of which something is expected.
 pub(super) trait Object<'a>: Default {
     /// Takes the value of `key` from `values`: the last of a repeated key counts, as for nearly every JSON reader.
-    fn take<A: MapAccess<'a>>(&mut self, key: Cow<'a, [u8]>, values: &mut A) -> Result<(), A::Error>;
+    fn take<A: MapAccess<'a>>(
+        &mut self,
+        key: Cow<'a, [u8]>,
+        values: &mut A,
+    ) -> Result<(), A::Error>;
 }
 
 /// A JSON value that should be an object.
@@ -83,7 +87,11 @@ impl<'a> Fields<'a> {
 
     /// Of a repeated key, the last.
     fn find(&self, wanted: impl Fn(&[u8]) -> bool) -> Option<&'a RawValue> {
-        self.0.iter().rev().find(|(key, _)| wanted(key)).map(|(_, value)| *value)
+        self.0
+            .iter()
+            .rev()
+            .find(|(key, _)| wanted(key))
+            .map(|(_, value)| *value)
     }
 
     fn raw(&self, name: &str) -> Option<&'a RawValue> {
@@ -96,7 +104,8 @@ impl<'a> Fields<'a> {
 
     /// A field where the case of names does not matter; `None` where it is not there at all.
     pub(super) fn scalar_without_case(&self, name: &str) -> Option<Scalar<'a>> {
-        self.find(|key| key.eq_ignore_ascii_case(name.as_bytes())).map(Scalar::of)
+        self.find(|key| key.eq_ignore_ascii_case(name.as_bytes()))
+            .map(Scalar::of)
     }
 
     pub(super) fn object(&self, name: &str) -> Result<Self, InvalidChange> {
@@ -106,7 +115,11 @@ impl<'a> Fields<'a> {
 }
 
 impl<'a> Object<'a> for Fields<'a> {
-    fn take<A: MapAccess<'a>>(&mut self, key: Cow<'a, [u8]>, values: &mut A) -> Result<(), A::Error> {
+    fn take<A: MapAccess<'a>>(
+        &mut self,
+        key: Cow<'a, [u8]>,
+        values: &mut A,
+    ) -> Result<(), A::Error> {
         if self.0.is_empty() {
             self.0.reserve(8);
         }
@@ -120,7 +133,11 @@ impl<'a> Object<'a> for Fields<'a> {
 
 impl<T> Default for List<T> {
     fn default() -> Self {
-        Self { kept: Vec::new(), ignored: 0, invalid: 0 }
+        Self {
+            kept: Vec::new(),
+            ignored: 0,
+            invalid: 0,
+        }
     }
 }
 
@@ -182,7 +199,10 @@ impl<'de, T: Item<'de>> Visitor<'de> for ListVisitor<T> {
 
 impl<T> List<T> {
     fn not_a_list() -> Self {
-        Self { invalid: 1, ..Self::default() }
+        Self {
+            invalid: 1,
+            ..Self::default()
+        }
     }
 }
 
@@ -286,7 +306,8 @@ impl<'a> Scalar<'a> {
             Some(b'n') => Self::Absent,
             Some(b'"') => match raw.get(1..raw.len() - 1) {
                 Some(text) if !text.contains('\\') => Self::Text(Cow::Borrowed(text)),
-                _ => serde_json::from_str(raw).map_or(Self::Other(raw), |Text(text)| Self::Text(text)),
+                _ => serde_json::from_str(raw)
+                    .map_or(Self::Other(raw), |Text(text)| Self::Text(text)),
             },
             Some(b'-' | b'0'..=b'9') => Self::Number(raw),
             _ => Self::Other(raw),
@@ -318,7 +339,9 @@ impl<'a> Scalar<'a> {
     fn id(&self) -> Result<&str, InvalidChange> {
         match self {
             Self::Other(_) => Err(InvalidChange::Shape),
-            Self::Number(digits) if !digits.bytes().all(|b| b.is_ascii_digit()) => Err(InvalidChange::NotPlainDigits),
+            Self::Number(digits) if !digits.bytes().all(|b| b.is_ascii_digit()) => {
+                Err(InvalidChange::NotPlainDigits)
+            }
             _ => Ok(self.as_str()),
         }
     }
@@ -334,7 +357,12 @@ impl<'a> Scalar<'a> {
             Self::Absent => Ok(None),
             Self::Text(text) if text.is_empty() => Ok(None),
             Self::Text(text) => MessagingLimit::parse(text).map(Some).ok_or(()),
-            Self::Number(digits) => digits.parse().ok().and_then(MessagingLimit::from_number).map(Some).ok_or(()),
+            Self::Number(digits) => digits
+                .parse()
+                .ok()
+                .and_then(MessagingLimit::from_number)
+                .map(Some)
+                .ok_or(()),
             Self::Other(_) => Err(()),
         }
     }
@@ -373,21 +401,35 @@ impl Facts<'_> {
         };
         let limits = Limits::read([&self.portfolio_limit, &self.current_limit]);
         let old = Limits::read([old_limit]);
-        let unknown_event =
-            (kind == EventKind::Unknown).then(|| UnknownValue::new(UnknownField::Event, event.to_log()));
+        let unknown_event = (kind == EventKind::Unknown)
+            .then(|| UnknownValue::new(UnknownField::Event, event.to_log()));
         // THROUGHPUT_UPGRADE names the throughput level of this number, not the portfolio's limit;
         // "not set" and a limit without an account speak of the number, too.
-        let of_account = limits.from_first && kind != EventKind::ThroughputUpgrade && !waba_id.is_empty();
+        let of_account =
+            limits.from_first && kind != EventKind::ThroughputUpgrade && !waba_id.is_empty();
         Ok(Change {
             identity: self.identity([phone_number, event, old_limit]),
-            account: AccountKey { provider: self.provider, waba_id },
-            subject: Subject::PhoneNumber { phone_number: number, event: kind, old_limit: old.limit },
-            limit: limits.limit.map(|limit| match limit.is_set() && of_account {
-                true => Said::OfAccount(limit),
-                false => Said::OfNumber(limit),
-            }),
+            account: AccountKey {
+                provider: self.provider,
+                waba_id,
+            },
+            subject: Subject::PhoneNumber {
+                phone_number: number,
+                event: kind,
+                old_limit: old.limit,
+            },
+            limit: limits
+                .limit
+                .map(|limit| match limit.is_set() && of_account {
+                    true => Said::OfAccount(limit),
+                    false => Said::OfNumber(limit),
+                }),
             time: self.time.time(),
-            unknown: unknown_event.into_iter().chain(limits.unknown).chain(old.unknown).collect(),
+            unknown: unknown_event
+                .into_iter()
+                .chain(limits.unknown)
+                .chain(old.unknown)
+                .collect(),
         })
     }
 
@@ -405,13 +447,19 @@ impl Facts<'_> {
         let limits = Limits::read([&self.portfolio_limit, &self.current_limit, per_phone_limit]);
         Ok(Change {
             identity: self.identity([per_phone_limit, max_per_business, max_per_waba]),
-            account: AccountKey { provider: self.provider, waba_id },
+            account: AccountKey {
+                provider: self.provider,
+                waba_id,
+            },
             subject: Subject::Account(MaxPhoneNumbers {
                 business: max_per_business.count(),
                 waba: max_per_waba.count(),
             }),
             // "Not set" never speaks of anyone but a number.
-            limit: limits.limit.filter(|limit| limit.is_set()).map(Said::OfAccount),
+            limit: limits
+                .limit
+                .filter(|limit| limit.is_set())
+                .map(Said::OfAccount),
             time: self.time.time(),
             unknown: limits.unknown,
         })
@@ -422,8 +470,19 @@ impl Facts<'_> {
         if self.delivery_id.is_empty() && (self.time.is_empty() || self.time.as_str() == "0") {
             return None;
         }
-        let common = [&self.waba_id, &self.delivery_id, &self.time, &self.portfolio_limit, &self.current_limit];
-        Some(Identity::of(common.into_iter().chain(own).map(|field| field.as_str().as_bytes())))
+        let common = [
+            &self.waba_id,
+            &self.delivery_id,
+            &self.time,
+            &self.portfolio_limit,
+            &self.current_limit,
+        ];
+        Some(Identity::of(
+            common
+                .into_iter()
+                .chain(own)
+                .map(|field| field.as_str().as_bytes()),
+        ))
     }
 }
 
@@ -438,15 +497,25 @@ struct Limits {
 impl Limits {
     /// The first limit wins, but "not set" yields to a positive one in a later field.
     fn read<const N: usize>(fields: [&Scalar<'_>; N]) -> Self {
-        let mut read = Self { limit: None, from_first: false, unknown: Vec::new() };
+        let mut read = Self {
+            limit: None,
+            from_first: false,
+            unknown: Vec::new(),
+        };
         for (index, field) in fields.into_iter().enumerate() {
             match field.limit() {
-                Ok(Some(limit)) if read.limit.is_none_or(|earlier| !earlier.is_set() && limit.is_set()) => {
+                Ok(Some(limit))
+                    if read
+                        .limit
+                        .is_none_or(|earlier| !earlier.is_set() && limit.is_set()) =>
+                {
                     read.limit = Some(limit);
                     read.from_first = index == 0;
                 }
                 Ok(_) => {}
-                Err(()) => read.unknown.push(UnknownValue::new(UnknownField::Limit, field.to_log())),
+                Err(()) => read
+                    .unknown
+                    .push(UnknownValue::new(UnknownField::Limit, field.to_log())),
             }
         }
         read

@@ -59,5 +59,9 @@ fn read(envelope: &Fields<'_>) -> Result<Change, InvalidChange> {
         portfolio_limit: body.scalar("maxDailyConversationsPerBusiness"),
         current_limit: body.scalar("messageLimit"),
     };
-    facts.quality(&body.scalar("displayPhoneNumber"), &body.scalar("event"), &body.scalar("oldLimit"))
+    facts.quality(
+        &body.scalar("displayPhoneNumber"),
+        &body.scalar("event"),
+        &body.scalar("oldLimit"),
+    )
 }

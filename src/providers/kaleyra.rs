@@ -36,13 +36,25 @@ impl Provider for Kaleyra {
     }
 
     fn parse(&self, delivery: &Delivery<'_>) -> Result<Parsed, ParseError> {
-        let form = if delivery.method == Method::GET { Some(delivery.query.as_bytes()) } else { form(delivery) };
+        let form = if delivery.method == Method::GET {
+            Some(delivery.query.as_bytes())
+        } else {
+            form(delivery)
+        };
         if let Some(form) = form {
             // Pairs of strings always decode.
-            let pairs: Vec<(Cow<'_, str>, Cow<'_, str>)> = serde_urlencoded::from_bytes(form).unwrap_or_default();
+            let pairs: Vec<(Cow<'_, str>, Cow<'_, str>)> =
+                serde_urlencoded::from_bytes(form).unwrap_or_default();
             // The last of a repeated name, as in JSON.
-            let last = |name: &str| pairs.iter().rev().find(|(key, _)| key.eq_ignore_ascii_case(name));
-            Ok(read(|name| last(name).map(|(_, value)| Scalar::Text(Cow::Borrowed(value.as_ref())))))
+            let last = |name: &str| {
+                pairs
+                    .iter()
+                    .rev()
+                    .find(|(key, _)| key.eq_ignore_ascii_case(name))
+            };
+            Ok(read(|name| {
+                last(name).map(|(_, value)| Scalar::Text(Cow::Borrowed(value.as_ref())))
+            }))
         } else {
             let fields: Fields<'_> = read_body(delivery.body)?;
             Ok(read(|name| fields.scalar_without_case(name)))
@@ -63,10 +75,18 @@ impl Provider for Kaleyra {
 /// The body, where it is a form. A person with curl sends JSON under the name of a form, so a body that begins as JSON
 /// is not one.
 fn form<'a>(delivery: &Delivery<'a>) -> Option<&'a [u8]> {
-    let essence = delivery.content_type.split(|b| *b == b';').next()?.trim_ascii();
-    let body = delivery.body.strip_prefix("\u{feff}".as_bytes()).unwrap_or(delivery.body);
+    let essence = delivery
+        .content_type
+        .split(|b| *b == b';')
+        .next()?
+        .trim_ascii();
+    let body = delivery
+        .body
+        .strip_prefix("\u{feff}".as_bytes())
+        .unwrap_or(delivery.body);
     let begins_as_json = matches!(body.trim_ascii_start().first(), Some(b'{' | b'['));
-    (essence.eq_ignore_ascii_case(b"application/x-www-form-urlencoded") && !begins_as_json).then_some(delivery.body)
+    (essence.eq_ignore_ascii_case(b"application/x-www-form-urlencoded") && !begins_as_json)
+        .then_some(delivery.body)
 }
 
 fn read<'a>(field: impl Fn(&str) -> Option<Scalar<'a>>) -> Parsed {

@@ -42,16 +42,27 @@ impl Provider for Meta {
 
     fn parse(&self, delivery: &Delivery<'_>) -> Result<Parsed, ParseError> {
         let envelope: Envelope<'_> = read_body(delivery.body)?;
-        let known =
-            matches!(envelope.object, Scalar::Absent) || envelope.object.as_str() == "whatsapp_business_account";
-        let mut parsed = Parsed { ignored: envelope.entry.ignored, ..Parsed::default() };
+        let known = matches!(envelope.object, Scalar::Absent)
+            || envelope.object.as_str() == "whatsapp_business_account";
+        let mut parsed = Parsed {
+            ignored: envelope.entry.ignored,
+            ..Parsed::default()
+        };
         parsed.invalid_shapes(envelope.entry.invalid);
         for entry in &envelope.entry.kept {
             for change in &entry.changes.kept {
-                if known { entry.read(change, &mut parsed) } else { parsed.ignored += 1 }
+                if known {
+                    entry.read(change, &mut parsed)
+                } else {
+                    parsed.ignored += 1
+                }
             }
         }
-        Ok(if parsed == Parsed::default() { Parsed::nothing() } else { parsed })
+        Ok(if parsed == Parsed::default() {
+            Parsed::nothing()
+        } else {
+            parsed
+        })
     }
 
     fn setup(&self) -> &'static str {
@@ -90,7 +101,11 @@ struct RawChange<'a> {
 }
 
 impl<'a> Object<'a> for Envelope<'a> {
-    fn take<A: MapAccess<'a>>(&mut self, key: Cow<'a, [u8]>, values: &mut A) -> Result<(), A::Error> {
+    fn take<A: MapAccess<'a>>(
+        &mut self,
+        key: Cow<'a, [u8]>,
+        values: &mut A,
+    ) -> Result<(), A::Error> {
         match key.as_ref() {
             b"object" => self.object = values.next_value()?,
             b"entry" => self.entry = values.next_value()?,
@@ -101,7 +116,11 @@ impl<'a> Object<'a> for Envelope<'a> {
 }
 
 impl<'a> Object<'a> for Entry<'a> {
-    fn take<A: MapAccess<'a>>(&mut self, key: Cow<'a, [u8]>, values: &mut A) -> Result<(), A::Error> {
+    fn take<A: MapAccess<'a>>(
+        &mut self,
+        key: Cow<'a, [u8]>,
+        values: &mut A,
+    ) -> Result<(), A::Error> {
         match key.as_ref() {
             b"id" => self.id = values.next_value()?,
             b"time" => self.time = values.next_value()?,
@@ -113,7 +132,11 @@ impl<'a> Object<'a> for Entry<'a> {
 }
 
 impl<'a> Object<'a> for RawChange<'a> {
-    fn take<A: MapAccess<'a>>(&mut self, key: Cow<'a, [u8]>, values: &mut A) -> Result<(), A::Error> {
+    fn take<A: MapAccess<'a>>(
+        &mut self,
+        key: Cow<'a, [u8]>,
+        values: &mut A,
+    ) -> Result<(), A::Error> {
         match key.as_ref() {
             b"field" => self.field = values.next_value()?,
             b"value" => self.value = values.next_value()?,
@@ -152,7 +175,11 @@ impl Entry<'_> {
             parsed.invalid(InvalidChange::Shape);
             return;
         };
-        parsed.push(if change.field.as_str() == QUALITY { self.quality(value) } else { self.capability(value) });
+        parsed.push(if change.field.as_str() == QUALITY {
+            self.quality(value)
+        } else {
+            self.capability(value)
+        });
     }
 
     fn quality(&self, value: &Fields<'_>) -> Result<Change, InvalidChange> {

@@ -4,7 +4,8 @@ use hashbrown::{HashMap, HashSet};
 
 use super::{Account, Fact, Heartbeat, Number, Record, Table, record::Hint};
 use crate::domain::{
-    AccountKey, Change, EventKind, MaxPhoneNumbers, MessagingLimit, NumberKey, PhoneNumber, Said, Subject, Timestamp,
+    AccountKey, Change, EventKind, MaxPhoneNumbers, MessagingLimit, NumberKey, PhoneNumber, Said,
+    Subject, Timestamp,
 };
 
 /// Folds changes into records; the only one that publishes to the table.
@@ -80,7 +81,12 @@ pub struct Applied {
 impl Fold {
     /// A fold over an empty table that takes at most `max_phone_numbers` numbers, and as many accounts.
     pub fn new(table: Arc<Table>, max_phone_numbers: usize) -> Self {
-        Self { table, max_phone_numbers, members: HashMap::new(), heartbeats: HashMap::new() }
+        Self {
+            table,
+            max_phone_numbers,
+            members: HashMap::new(),
+            heartbeats: HashMap::new(),
+        }
     }
 
     /// Takes a record as it was stored, in any order.
@@ -108,7 +114,9 @@ impl Fold {
 
     /// The signs of life of each provider that has given any, as stored.
     pub fn heartbeats(&self) -> impl Iterator<Item = (&'static str, Heartbeat)> {
-        self.heartbeats.iter().map(|(provider, heartbeat)| (*provider, *heartbeat))
+        self.heartbeats
+            .iter()
+            .map(|(provider, heartbeat)| (*provider, *heartbeat))
     }
 
     fn publish(&mut self, record: &Record) {
@@ -116,7 +124,10 @@ impl Fold {
             Record::Number(key, number) => {
                 let before = self.table.publish_number(key, number);
                 let limit = number.limit.value();
-                if before.as_ref().is_some_and(|before| before.limit.value() == limit) {
+                if before
+                    .as_ref()
+                    .is_some_and(|before| before.limit.value() == limit)
+                {
                     return;
                 }
                 let members = self.members.entry(key.account.clone()).or_default();
@@ -136,10 +147,17 @@ impl Fold {
                 if before.and_then(|before| before.limit.value()) == limit {
                     return;
                 }
-                let Some(members) = self.members.get_mut(key) else { return };
+                let Some(members) = self.members.get_mut(key) else {
+                    return;
+                };
                 members.dissenting.retain(|phone_number| {
-                    let key = NumberKey { account: key.clone(), phone_number: phone_number.clone() };
-                    self.table.number(&key).is_none_or(|number| number.limit.value() != limit)
+                    let key = NumberKey {
+                        account: key.clone(),
+                        phone_number: phone_number.clone(),
+                    };
+                    self.table
+                        .number(&key)
+                        .is_none_or(|number| number.limit.value() != limit)
                 });
             }
             Record::Provider(provider, heartbeat) => {
@@ -165,17 +183,29 @@ impl Draft<'_> {
     /// Folds a change that was received at `received`.
     pub fn apply(&mut self, change: &Change, received: Timestamp) -> Outcome {
         match &change.subject {
-            Subject::PhoneNumber { phone_number, event, old_limit } => {
-                let key = NumberKey { account: change.account.clone(), phone_number: phone_number.clone() };
+            Subject::PhoneNumber {
+                phone_number,
+                event,
+                old_limit,
+            } => {
+                let key = NumberKey {
+                    account: change.account.clone(),
+                    phone_number: phone_number.clone(),
+                };
                 self.apply_to_number(key, *event, *old_limit, change, received)
             }
-            Subject::Account(max_phone_numbers) => self.apply_to_account(*max_phone_numbers, change, received),
+            Subject::Account(max_phone_numbers) => {
+                self.apply_to_account(*max_phone_numbers, change, received)
+            }
         }
     }
 
     /// Notes a sign of life of a provider, to the second: one write a second is enough.
     pub fn note(&mut self, provider: &'static str, sign: Sign, received: Timestamp) {
-        let known = self.heartbeats.get(provider).or_else(|| self.fold.heartbeats.get(provider));
+        let known = self
+            .heartbeats
+            .get(provider)
+            .or_else(|| self.fold.heartbeats.get(provider));
         let mut heartbeat = known.copied().unwrap_or_default();
         let last = match sign {
             Sign::Accepted => &mut heartbeat.last_accepted,
@@ -191,16 +221,30 @@ impl Draft<'_> {
 
     /// What to store before it is published.
     pub fn batch(&self) -> Batch {
-        let accounts = self.accounts.iter().map(|(key, account)| Record::Account(key.clone(), Arc::clone(account)));
-        let numbers = self.numbers.iter().map(|(key, number)| Record::Number(key.clone(), Arc::clone(number)));
-        let heartbeats = self.heartbeats.iter().map(|(provider, heartbeat)| Record::Provider(provider, *heartbeat));
+        let accounts = self
+            .accounts
+            .iter()
+            .map(|(key, account)| Record::Account(key.clone(), Arc::clone(account)));
+        let numbers = self
+            .numbers
+            .iter()
+            .map(|(key, number)| Record::Number(key.clone(), Arc::clone(number)));
+        let heartbeats = self
+            .heartbeats
+            .iter()
+            .map(|(provider, heartbeat)| Record::Provider(provider, *heartbeat));
         Batch(accounts.chain(numbers).chain(heartbeats).collect())
     }
 
     /// Shows what [`Draft::batch`] returned, now that it is durable.
     pub fn publish(self, batch: &Batch) {
         for (account, phone_numbers) in self.dissenting {
-            self.fold.members.entry(account).or_default().dissenting.extend(phone_numbers);
+            self.fold
+                .members
+                .entry(account)
+                .or_default()
+                .dissenting
+                .extend(phone_numbers);
         }
         for record in batch.records() {
             self.fold.publish(record);
@@ -217,7 +261,9 @@ impl Draft<'_> {
     ) -> Outcome {
         let known = self.number(&key);
         let is_new = known.is_none();
-        if is_new && self.fold.table.phone_numbers_len() + self.born.len() >= self.fold.max_phone_numbers {
+        if is_new
+            && self.fold.table.phone_numbers_len() + self.born.len() >= self.fold.max_phone_numbers
+        {
             return Outcome::Refused;
         }
         let number = known.unwrap_or_default();
@@ -228,7 +274,9 @@ impl Draft<'_> {
         number.seen.remember(change.identity);
         let account = self.account(&key.account);
         let at = change.happened(received).unwrap_or_else(|| {
-            let of_account = account.as_ref().and_then(|account| self.newest(&key.account, account, change.limit));
+            let of_account = account
+                .as_ref()
+                .and_then(|account| self.newest(&key.account, account, change.limit));
             received.max(number.newest().max(of_account).unwrap_or(received))
         });
         number.events.count(event);
@@ -246,13 +294,21 @@ impl Draft<'_> {
         number.limit.adopt(account_limit);
         // A number that was never shown had no limit before, whatever its account's is.
         let before = if is_new { None } else { number.limit.value() };
-        let hint = Hint { old_limit, event: Some(event) };
+        let hint = Hint {
+            old_limit,
+            event: Some(event),
+        };
         match change.limit {
             Some(said) => facts.note(number.limit.say(said.limit(), at, before, hint, received)),
-            None if event == EventKind::Downgrade => facts.note(number.limit.say_fell(at, before, hint, received)),
+            None if event == EventKind::Downgrade => {
+                facts.note(number.limit.say_fell(at, before, hint, received))
+            }
             None => {}
         }
-        let applied = Applied { old_limit: before.or(old_limit), new_limit: number.limit.value() };
+        let applied = Applied {
+            old_limit: before.or(old_limit),
+            new_limit: number.limit.value(),
+        };
 
         if is_new {
             self.born.push(key.clone());
@@ -276,34 +332,55 @@ impl Draft<'_> {
         received: Timestamp,
     ) -> Outcome {
         let known = self.account(&change.account);
-        if known.is_none() && self.fold.table.accounts_len() + self.born_accounts >= self.fold.max_phone_numbers {
+        if known.is_none()
+            && self.fold.table.accounts_len() + self.born_accounts >= self.fold.max_phone_numbers
+        {
             return Outcome::Refused;
         }
         let account = known.unwrap_or_default();
         if account.seen.contains(change.identity) {
             return Outcome::Duplicate;
         }
-        let at = change
-            .happened(received)
-            .unwrap_or_else(|| received.max(self.newest(&change.account, &account, change.limit).unwrap_or(received)));
+        let at = change.happened(received).unwrap_or_else(|| {
+            received.max(
+                self.newest(&change.account, &account, change.limit)
+                    .unwrap_or(received),
+            )
+        });
         let mut account = Arc::unwrap_or_clone(account);
         account.seen.remember(change.identity);
         let mut facts = Facts::default();
         if max_phone_numbers != MaxPhoneNumbers::default() {
-            facts.note(Fact::set(&mut account.max_phone_numbers, max_phone_numbers, at));
+            facts.note(Fact::set(
+                &mut account.max_phone_numbers,
+                max_phone_numbers,
+                at,
+            ));
         }
         let old_limit = account.limit.value();
         match change.limit {
             Some(said) => {
-                let newer = self.say_of_account(&change.account, account, said.limit(), at, Hint::default(), received);
+                let newer = self.say_of_account(
+                    &change.account,
+                    account,
+                    said.limit(),
+                    at,
+                    Hint::default(),
+                    received,
+                );
                 facts.note(newer);
             }
             None => {
                 self.put_account(change.account.clone(), account);
             }
         }
-        let new_limit = self.account(&change.account).and_then(|account| account.limit.value());
-        facts.outcome(Applied { old_limit, new_limit })
+        let new_limit = self
+            .account(&change.account)
+            .and_then(|account| account.limit.value());
+        facts.outcome(Applied {
+            old_limit,
+            new_limit,
+        })
     }
 
     /// Sets an account's limit, and with it the limit of every number that knows none newer.
@@ -321,10 +398,18 @@ impl Draft<'_> {
         self.put_account(key.clone(), account);
         if newer {
             for key in self.touched_by(key, before != Some(limit)) {
-                let Some(mut number) = self.number(&key) else { continue };
+                let Some(mut number) = self.number(&key) else {
+                    continue;
+                };
                 let shown = number.limit.value();
                 if shown != Some(limit) {
-                    let stays = !Arc::make_mut(&mut number).limit.say(limit, at, shown, Hint::default(), received);
+                    let stays = !Arc::make_mut(&mut number).limit.say(
+                        limit,
+                        at,
+                        shown,
+                        Hint::default(),
+                        received,
+                    );
                     if stays {
                         self.dissents(&key);
                     }
@@ -344,31 +429,53 @@ impl Draft<'_> {
             Some(Said::OfAccount(_)) => self.touched_by(key, true),
             _ => Vec::new(),
         };
-        let limits = numbers.iter().filter_map(|key| self.number(key)?.limit.newest());
+        let limits = numbers
+            .iter()
+            .filter_map(|key| self.number(key)?.limit.newest());
         limits.chain(account.newest()).max()
     }
 
     /// The numbers that a limit said of their account may concern. Where it repeats what the account
     /// had, those that show it already need no record: theirs is as new as their account's.
     fn touched_by(&self, account: &AccountKey, changed: bool) -> Vec<NumberKey> {
-        let key =
-            |phone_number: &PhoneNumber| NumberKey { account: account.clone(), phone_number: phone_number.clone() };
+        let key = |phone_number: &PhoneNumber| NumberKey {
+            account: account.clone(),
+            phone_number: phone_number.clone(),
+        };
         let members = self.fold.members.get(account).into_iter();
         if changed {
-            let born = self.born.iter().filter(|key| key.account == *account).cloned();
-            members.flat_map(|members| &members.all).map(key).chain(born).collect()
+            let born = self
+                .born
+                .iter()
+                .filter(|key| key.account == *account)
+                .cloned();
+            members
+                .flat_map(|members| &members.all)
+                .map(key)
+                .chain(born)
+                .collect()
         } else {
             let here = self.dissenting.get(account).into_iter().flatten();
-            members.flat_map(|members| &members.dissenting).chain(here).map(key).collect()
+            members
+                .flat_map(|members| &members.dissenting)
+                .chain(here)
+                .map(key)
+                .collect()
         }
     }
 
     fn number(&self, key: &NumberKey) -> Option<Arc<Number>> {
-        self.numbers.get(key).cloned().or_else(|| self.fold.table.number(key))
+        self.numbers
+            .get(key)
+            .cloned()
+            .or_else(|| self.fold.table.number(key))
     }
 
     fn account(&self, key: &AccountKey) -> Option<Arc<Account>> {
-        self.accounts.get(key).cloned().or_else(|| self.fold.table.account(key))
+        self.accounts
+            .get(key)
+            .cloned()
+            .or_else(|| self.fold.table.account(key))
     }
 
     fn put_account(&mut self, key: AccountKey, account: Account) {
@@ -378,7 +485,10 @@ impl Draft<'_> {
 
     /// Notes that a number may show another limit than its account.
     fn dissents(&mut self, key: &NumberKey) {
-        self.dissenting.entry(key.account.clone()).or_default().insert(key.phone_number.clone());
+        self.dissenting
+            .entry(key.account.clone())
+            .or_default()
+            .insert(key.phone_number.clone());
     }
 }
 
@@ -396,6 +506,10 @@ impl Facts {
     }
 
     fn outcome(&self, applied: Applied) -> Outcome {
-        if self.carried > 0 && self.news == 0 { Outcome::Stale(applied) } else { Outcome::Applied(applied) }
+        if self.carried > 0 && self.news == 0 {
+            Outcome::Stale(applied)
+        } else {
+            Outcome::Applied(applied)
+        }
     }
 }

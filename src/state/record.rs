@@ -2,7 +2,8 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::domain::{
-    AccountKey, Direction, EventKind, Identity, MaxPhoneNumbers, MessagingLimit, NumberKey, Timestamp,
+    AccountKey, Direction, EventKind, Identity, MaxPhoneNumbers, MessagingLimit, NumberKey,
+    Timestamp,
 };
 
 /// A key and what is known under it, as it is stored.
@@ -241,15 +242,23 @@ impl<'de> Deserialize<'de> for Counts {
 impl Number {
     /// The newest time that is known of the number.
     pub(super) fn newest(&self) -> Option<Timestamp> {
-        let facts = [self.flagged, self.high_throughput].into_iter().flatten().map(|fact| fact.at);
-        facts.chain(self.limit.newest()).chain(self.last_event).max()
+        let facts = [self.flagged, self.high_throughput]
+            .into_iter()
+            .flatten()
+            .map(|fact| fact.at);
+        facts
+            .chain(self.limit.newest())
+            .chain(self.last_event)
+            .max()
     }
 }
 
 impl Account {
     /// The newest time that is known of the account.
     pub(super) fn newest(&self) -> Option<Timestamp> {
-        self.max_phone_numbers.map(|fact| fact.at).max(self.limit.newest())
+        self.max_phone_numbers
+            .map(|fact| fact.at)
+            .max(self.limit.newest())
     }
 }
 
@@ -293,7 +302,9 @@ impl Serialize for Seen {
 impl<'de> Deserialize<'de> for Seen {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
-        let bytes = STANDARD.decode(text.as_bytes()).map_err(de::Error::custom)?;
+        let bytes = STANDARD
+            .decode(text.as_bytes())
+            .map_err(de::Error::custom)?;
         match bytes.as_chunks() {
             (identities, []) => Ok(Self(identities.to_vec())),
             _ => Err(de::Error::custom("not a whole number of identities")),

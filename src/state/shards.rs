@@ -34,27 +34,46 @@ impl<K: Ord + Clone, V> Shards<K, V> {
     /// Puts an entry in the place of the one before, and returns that.
     pub(super) fn put(&self, shard: usize, key: K, value: Arc<V>) -> Option<Arc<V>> {
         let mut shard = self.lock(shard)?;
-        let shard = shard.get_or_insert_with(|| Box::new(Shard { version: 0, entries: BTreeMap::new() }));
+        let shard = shard.get_or_insert_with(|| {
+            Box::new(Shard {
+                version: 0,
+                entries: BTreeMap::new(),
+            })
+        });
         shard.version += 1;
         shard.entries.insert(key, value)
     }
 
     /// The version of a shard; 0 while it is empty.
     pub fn version(&self, shard: usize) -> u64 {
-        self.lock(shard).and_then(|shard| Some(shard.as_ref()?.version)).unwrap_or_default()
+        self.lock(shard)
+            .and_then(|shard| Some(shard.as_ref()?.version))
+            .unwrap_or_default()
     }
 
     /// The entries of a shard in the order of their keys, beginning after `after`, with the shard's version.
     pub fn entries(&self, shard: usize, after: Option<&K>) -> (u64, Vec<(K, Arc<V>)>) {
         let shard = self.lock(shard);
-        let Some(shard) = shard.as_ref().and_then(|shard| shard.as_ref()) else { return (0, Vec::new()) };
+        let Some(shard) = shard.as_ref().and_then(|shard| shard.as_ref()) else {
+            return (0, Vec::new());
+        };
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);
         let entries = shard.entries.range((start, Bound::Unbounded));
-        (shard.version, entries.map(|(key, value)| (key.clone(), Arc::clone(value))).collect())
+        (
+            shard.version,
+            entries
+                .map(|(key, value)| (key.clone(), Arc::clone(value)))
+                .collect(),
+        )
     }
 
     /// What a panic left half done is a map with or without one more entry: whole either way.
     fn lock(&self, shard: usize) -> Option<MutexGuard<'_, Place<K, V>>> {
-        Some(self.0.get(shard)?.lock().unwrap_or_else(PoisonError::into_inner))
+        Some(
+            self.0
+                .get(shard)?
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        )
     }
 }

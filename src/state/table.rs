@@ -43,16 +43,30 @@ impl Table {
     }
 
     /// Shows a number to the readers, and returns what was shown of it before.
-    pub(super) fn publish_number(&self, key: &NumberKey, number: &Arc<Number>) -> Option<Arc<Number>> {
-        let before = self.numbers.put(shard_of(key), key.clone(), Arc::clone(number));
-        self.phone_numbers_len.fetch_add(usize::from(before.is_none()), Ordering::Relaxed);
+    pub(super) fn publish_number(
+        &self,
+        key: &NumberKey,
+        number: &Arc<Number>,
+    ) -> Option<Arc<Number>> {
+        let before = self
+            .numbers
+            .put(shard_of(key), key.clone(), Arc::clone(number));
+        self.phone_numbers_len
+            .fetch_add(usize::from(before.is_none()), Ordering::Relaxed);
         before
     }
 
     /// Shows an account to the readers, and returns what was shown of it before.
-    pub(super) fn publish_account(&self, key: &AccountKey, account: &Arc<Account>) -> Option<Arc<Account>> {
-        let before = self.accounts.put(shard_of_account(key), key.clone(), Arc::clone(account));
-        self.accounts_len.fetch_add(usize::from(before.is_none()), Ordering::Relaxed);
+    pub(super) fn publish_account(
+        &self,
+        key: &AccountKey,
+        account: &Arc<Account>,
+    ) -> Option<Arc<Account>> {
+        let before = self
+            .accounts
+            .put(shard_of_account(key), key.clone(), Arc::clone(account));
+        self.accounts_len
+            .fetch_add(usize::from(before.is_none()), Ordering::Relaxed);
         before
     }
 }
@@ -60,7 +74,11 @@ impl Table {
 /// The shard of a number: CRC-32 of provider, account and number, each ended by a NUL, modulo [`SHARDS`]. Part of
 /// the contract: `?shard=` must divide a fleet alike in every version.
 pub fn shard_of(key: &NumberKey) -> usize {
-    shard(&[key.account.provider, key.account.waba_id.as_str(), key.phone_number.as_str()])
+    shard(&[
+        key.account.provider,
+        key.account.waba_id.as_str(),
+        key.phone_number.as_str(),
+    ])
 }
 
 /// The shard of an account, likewise.

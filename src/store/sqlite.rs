@@ -81,10 +81,18 @@ impl Sqlite {
     pub fn open(folder: &Path) -> Result<Self, StoreError> {
         let in_folder = |source| unusable(folder, source);
         create_private(folder).map_err(in_folder)?;
-        let lock = private_file().create(true).truncate(false).open(folder.join("lock")).map_err(in_folder)?;
+        let lock = private_file()
+            .create(true)
+            .truncate(false)
+            .open(folder.join("lock"))
+            .map_err(in_folder)?;
         match lock.try_lock() {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(StoreError::InUse { path: folder.into() }),
+            Err(TryLockError::WouldBlock) => {
+                return Err(StoreError::InUse {
+                    path: folder.into(),
+                });
+            }
             Err(TryLockError::Error(error)) => return Err(in_folder(error)),
         }
 
@@ -117,7 +125,9 @@ impl Sqlite {
         let error = engine_failed(&self.database, operation, source);
         if error.is_fatal() {
             // It does nothing but set a flag.
-            let _ = self.connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
+            let _ = self
+                .connection
+                .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
         }
         error
     }
@@ -126,12 +136,17 @@ impl Sqlite {
     fn write_log(&self, mode: &str) -> Result<(), StoreError> {
         // SQLite reports no error where a reader is in the way: it answers that it was busy, or that it wrote back fewer
         // pages than the log has.
-        let written = self.connection.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |row| {
-            Ok(row.get::<_, i64>(0)? == 0 && row.get::<_, i64>(1)? == row.get::<_, i64>(2)?)
-        });
+        let written =
+            self.connection
+                .query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |row| {
+                    Ok(row.get::<_, i64>(0)? == 0
+                        && row.get::<_, i64>(1)? == row.get::<_, i64>(2)?)
+                });
         match written {
             Ok(true) => Ok(()),
-            Ok(false) => Err(StoreError::Held { path: self.database.clone() }),
+            Ok(false) => Err(StoreError::Held {
+                path: self.database.clone(),
+            }),
             Err(source) => Err(self.failed("write the log into the database", source)),
         }
     }
@@ -141,7 +156,11 @@ impl Sqlite {
             .connection
             .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
             .map_err(|error| unreadable(&self.database, error))?;
-        if verdict == "ok" { Ok(()) } else { Err(damaged(&self.database, &verdict)) }
+        if verdict == "ok" {
+            Ok(())
+        } else {
+            Err(damaged(&self.database, &verdict))
+        }
     }
 
     fn read(&mut self, each: &mut dyn FnMut(Record)) -> Result<(), StoreError> {
@@ -151,12 +170,15 @@ impl Sqlite {
         let missing = || damaged(&self.database, "documents are missing");
         let versions = &mut self.versions;
         let mut expected = 0;
-        let mut all =
-            self.connection.prepare("SELECT id, revision, total, key FROM versions ORDER BY id").map_err(failed)?;
+        let mut all = self
+            .connection
+            .prepare("SELECT id, revision, total, key FROM versions ORDER BY id")
+            .map_err(failed)?;
         let mut rows = all.query([]).map_err(failed)?;
         while let Some(row) = rows.next().map_err(failed)? {
             let id: i64 = row.get(0).map_err(failed)?;
-            let (Ok(revision), Ok(total), Some(key)) = (row.get(1), row.get(2), text(row, 3)) else {
+            let (Ok(revision), Ok(total), Some(key)) = (row.get(1), row.get(2), text(row, 3))
+            else {
                 return Err(malformed());
             };
             let row = versions.counting.len();
@@ -178,16 +200,24 @@ impl Sqlite {
             return Err(missing());
         }
 
-        let mut all = self.connection.prepare("SELECT key, value FROM versions ORDER BY id").map_err(failed)?;
+        let mut all = self
+            .connection
+            .prepare("SELECT key, value FROM versions ORDER BY id")
+            .map_err(failed)?;
         let mut rows = all.query([]).map_err(failed)?;
         for revision in &versions.counting {
             let row = rows.next().map_err(failed)?.ok_or_else(missing)?;
             if *revision == 0 {
                 continue;
             }
-            let (Some(key), Some(value)) = (text(row, 0), text(row, 1)) else { return Err(malformed()) };
+            let (Some(key), Some(value)) = (text(row, 0), text(row, 1)) else {
+                return Err(malformed());
+            };
             each(decode(key, value).map_err(|error| match error {
-                Unreadable::Newer(what) => StoreError::Newer { path: self.database.clone(), what },
+                Unreadable::Newer(what) => StoreError::Newer {
+                    path: self.database.clone(),
+                    what,
+                },
                 Unreadable::Damaged(what) => damaged(&self.database, &what),
             })?);
         }
@@ -201,19 +231,31 @@ impl Versions {
         let there = self.counting.len();
         let wanted = self.newest.len() + self.newest.len().max(SPARE);
         let overwritten = documents.saturating_sub(wanted.saturating_sub(there));
-        let old = (self.next..there).chain(0..self.next).filter(|row| self.counting.get(*row) == Some(&0));
-        old.take(overwritten).chain(there..).take(documents).collect()
+        let old = (self.next..there)
+            .chain(0..self.next)
+            .filter(|row| self.counting.get(*row) == Some(&0));
+        old.take(overwritten)
+            .chain(there..)
+            .take(documents)
+            .collect()
     }
 
     /// The revision of the newest document under a key; 0 where there is none.
     fn revision_of(&self, key: &[u8]) -> i64 {
-        self.newest.get(key).and_then(|row| self.counting.get(*row)).copied().unwrap_or_default()
+        self.newest
+            .get(key)
+            .and_then(|row| self.counting.get(*row))
+            .copied()
+            .unwrap_or_default()
     }
 
     /// Notes that a row holds the newest document under a key.
     fn take(&mut self, key: Box<[u8]>, row: usize, revision: i64) {
         // Of a damaged database it may overflow.
-        self.total = self.total.wrapping_add(revision).wrapping_sub(self.revision_of(&key));
+        self.total = self
+            .total
+            .wrapping_add(revision)
+            .wrapping_sub(self.revision_of(&key));
         let before = self.newest.insert(key, row);
         if let Some(counting) = before.and_then(|row| self.counting.get_mut(row)) {
             *counting = 0;
@@ -234,7 +276,9 @@ impl Store for Sqlite {
         self.read(each)?;
         // Only now, so that a database that is refused stays as it was, and the log beside it, too.
         let failed = |source| engine_failed(&self.database, "open", source);
-        self.connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false).map_err(failed)?;
+        self.connection
+            .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)
+            .map_err(failed)?;
         self.connection
             .execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 0;")
             .map_err(failed)?;
@@ -259,14 +303,24 @@ impl Store for Sqlite {
     fn commit(&mut self, batch: &Batch) -> Result<(), StoreError> {
         let records = batch.records();
         let rows = self.versions.rows(records.len());
-        let key = |record| key_of(record).map(Vec::into_boxed_slice).map_err(unwritable);
+        let key = |record| {
+            key_of(record)
+                .map(Vec::into_boxed_slice)
+                .map_err(unwritable)
+        };
         let keys = records.iter().map(key).collect::<Result<Vec<_>, _>>();
         let keys = keys.map_err(|source| engine_failed(&self.database, "commit", source))?;
         let revision = self.versions.revision + 1;
-        let total =
-            keys.iter().fold(self.versions.total, |total, key| total + revision - self.versions.revision_of(key));
-        let placed = keys.iter().zip(records).zip(&rows).map(|((key, record), row)| (*row, &**key, record));
-        write(&mut self.connection, placed, revision, total).map_err(|source| self.failed("commit", source))?;
+        let total = keys.iter().fold(self.versions.total, |total, key| {
+            total + revision - self.versions.revision_of(key)
+        });
+        let placed = keys
+            .iter()
+            .zip(records)
+            .zip(&rows)
+            .map(|((key, record), row)| (*row, &**key, record));
+        write(&mut self.connection, placed, revision, total)
+            .map_err(|source| self.failed("commit", source))?;
         self.versions.revision = revision;
         for (key, row) in keys.into_iter().zip(rows) {
             self.versions.take(key, row, revision);
@@ -286,12 +340,19 @@ impl Store for Sqlite {
             return Ok(());
         }
         let written = self.write_log("PASSIVE");
-        self.checkpoint_at = if written.is_ok() { CHECKPOINT_PAGES } else { pages + CHECKPOINT_AGAIN };
+        self.checkpoint_at = if written.is_ok() {
+            CHECKPOINT_PAGES
+        } else {
+            pages + CHECKPOINT_AGAIN
+        };
         written
     }
 
     fn size_bytes(&self) -> Result<u64, StoreError> {
-        let failed = |source| StoreError::Size { path: self.database.clone(), source };
+        let failed = |source| StoreError::Size {
+            path: self.database.clone(),
+            source,
+        };
         Ok(fs::metadata(&self.database).map_err(failed)?.len() + log_bytes(&self.database))
     }
 }
@@ -335,26 +396,36 @@ fn unwritable(error: impl Error + Send + Sync + 'static) -> rusqlite::Error {
 
 /// A column as text, where it is.
 fn text<'a>(row: &'a Row<'_>, column: usize) -> Option<&'a str> {
-    row.get_ref(column).ok().and_then(|value| value.as_str().ok())
+    row.get_ref(column)
+        .ok()
+        .and_then(|value| value.as_str().ok())
 }
 
 /// The size of the write-ahead log beside a database.
 fn log_bytes(database: &Path) -> u64 {
     let mut log = database.as_os_str().to_owned();
     log.push("-wal");
-    fs::metadata(&log).map(|found| found.len()).unwrap_or_default()
+    fs::metadata(&log)
+        .map(|found| found.len())
+        .unwrap_or_default()
 }
 
 /// Waits until the disk has the name of a file or a folder.
 fn sync_folder_of(path: &Path) -> io::Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     File::open(folder)?.sync_all()
 }
 
 /// Phone numbers are personal data: what is made here is for this user alone.
 fn create_private(folder: &Path) -> io::Result<()> {
-    let missing: Vec<&Path> =
-        folder.ancestors().filter(|path| !path.as_os_str().is_empty()).take_while(|path| !path.exists()).collect();
+    let missing: Vec<&Path> = folder
+        .ancestors()
+        .filter(|path| !path.as_os_str().is_empty())
+        .take_while(|path| !path.exists())
+        .collect();
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true);
     #[cfg(unix)]
@@ -386,7 +457,10 @@ fn create(folder: &Path, database: &Path) -> Result<(), StoreError> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(in_folder(error)),
         _ => {}
     }
-    private_file().create_new(true).open(&unfinished).map_err(in_folder)?;
+    private_file()
+        .create_new(true)
+        .open(&unfinished)
+        .map_err(in_folder)?;
     let failed = |source| engine_failed(database, "create the tables", source);
     let connection = Connection::open(&unfinished).map_err(failed)?;
     connection
@@ -403,14 +477,25 @@ fn create(folder: &Path, database: &Path) -> Result<(), StoreError> {
 
 fn open_existing(database: &Path) -> Result<Connection, StoreError> {
     let failed = |error| unreadable(database, error);
-    let connection =
-        Connection::open_with_flags(database, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)
-            .map_err(failed)?;
+    let connection = Connection::open_with_flags(
+        database,
+        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+    )
+    .map_err(failed)?;
     // Closing would write the log of a killed process into the database; an empty one is only removed.
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, log_bytes(database) > 0).map_err(failed)?;
+    connection
+        .set_db_config(
+            DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE,
+            log_bytes(database) > 0,
+        )
+        .map_err(failed)?;
     // A person with the sqlite3 shell may hold the lock for a moment.
-    connection.busy_timeout(Duration::from_secs(1)).map_err(failed)?;
-    let pragma = |name: &str| connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, u32>(0));
+    connection
+        .busy_timeout(Duration::from_secs(1))
+        .map_err(failed)?;
+    let pragma = |name: &str| {
+        connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, u32>(0))
+    };
     let application = pragma("application_id").map_err(failed)?;
     if application != APPLICATION_ID {
         return Err(damaged(database, "it is the database of another program"));
@@ -418,7 +503,10 @@ fn open_existing(database: &Path) -> Result<Connection, StoreError> {
     let format = pragma("user_version").map_err(failed)?;
     if format > FORMAT {
         let what = format!("its table has format {format}, and this version reads {FORMAT}");
-        return Err(StoreError::Newer { path: database.into(), what });
+        return Err(StoreError::Newer {
+            path: database.into(),
+            what,
+        });
     }
     if format < FORMAT {
         return Err(damaged(database, "its format was never released"));
@@ -427,12 +515,17 @@ fn open_existing(database: &Path) -> Result<Connection, StoreError> {
 }
 
 fn damaged(database: &Path, what: &str) -> StoreError {
-    StoreError::Damaged { path: database.into(), what: what.into() }
+    StoreError::Damaged {
+        path: database.into(),
+        what: what.into(),
+    }
 }
 
 fn unreadable(database: &Path, error: rusqlite::Error) -> StoreError {
     match error.sqlite_error_code() {
-        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => damaged(database, &error.to_string()),
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+            damaged(database, &error.to_string())
+        }
         _ => engine_failed(database, "open", error),
     }
 }
@@ -448,24 +541,39 @@ fn engine_failed(database: &Path, operation: &'static str, source: rusqlite::Err
             )
     });
     match free_bytes(folder) {
-        Some(free) if writing_failed => StoreError::Full { path: folder.into(), source: Box::new(source), free },
-        _ => StoreError::Engine { path: database.into(), operation, source },
+        Some(free) if writing_failed => StoreError::Full {
+            path: folder.into(),
+            source: Box::new(source),
+            free,
+        },
+        _ => StoreError::Engine {
+            path: database.into(),
+            operation,
+            source,
+        },
     }
 }
 
 fn unusable(folder: &Path, source: io::Error) -> StoreError {
     match free_bytes(folder) {
-        Some(free) if source.kind() == io::ErrorKind::StorageFull => {
-            StoreError::Full { path: folder.into(), source: Box::new(source), free }
-        }
-        _ => StoreError::Folder { path: folder.into(), source },
+        Some(free) if source.kind() == io::ErrorKind::StorageFull => StoreError::Full {
+            path: folder.into(),
+            source: Box::new(source),
+            free,
+        },
+        _ => StoreError::Folder {
+            path: folder.into(),
+            source,
+        },
     }
 }
 
 /// What this user may still write to the disk of a folder; `None` where the system does not say.
 fn free_bytes(folder: &Path) -> Option<u64> {
     #[cfg(unix)]
-    return rustix::fs::statvfs(folder).ok().map(|found| found.f_bavail.saturating_mul(found.f_frsize));
+    return rustix::fs::statvfs(folder)
+        .ok()
+        .map(|found| found.f_bavail.saturating_mul(found.f_frsize));
     #[cfg(not(unix))]
     None
 }
@@ -487,8 +595,12 @@ mod tests {
         assert_eq!(commit(&["quiet", "busy"]), [0, 1]);
         let rows = 2 + SPARE;
         let written: Vec<_> = (2..3 * rows).flat_map(|_| commit(&["busy"])).collect();
-        let without_the_quiet: Vec<_> =
-            (2..rows).chain(1..rows).chain(1..rows).chain(1..rows).take(written.len()).collect();
+        let without_the_quiet: Vec<_> = (2..rows)
+            .chain(1..rows)
+            .chain(1..rows)
+            .chain(1..rows)
+            .take(written.len())
+            .collect();
         assert_eq!(written, without_the_quiet);
         // What is new makes room for as much again, and the search goes on where it was.
         let next = written.last().unwrap() + 1;

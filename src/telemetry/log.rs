@@ -78,13 +78,19 @@ impl Lines {
     }
 
     fn new(max_a_second: u32) -> Self {
-        Self { max_a_second, window: Mutex::default() }
+        Self {
+            max_a_second,
+            window: Mutex::default(),
+        }
     }
 
     /// Whether one more may be written at `now`.
     pub fn admit(&self, now: Instant) -> Option<Line> {
         let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
-        if window.began.is_none_or(|began| now.duration_since(began) >= Duration::from_secs(1)) {
+        if window
+            .began
+            .is_none_or(|began| now.duration_since(began) >= Duration::from_secs(1))
+        {
             window.began = Some(now);
             window.written = 0;
         }
@@ -94,16 +100,21 @@ impl Lines {
         }
         window.written += 1;
         let left_out = std::mem::take(&mut window.left_out);
-        Some(Line { left_out: (left_out > 0).then_some(left_out) })
+        Some(Line {
+            left_out: (left_out > 0).then_some(left_out),
+        })
     }
 }
 
 /// Sends the log of this process to stderr. A second call changes nothing.
 pub fn init(level: LevelFilter, format: Format) {
     let layer: Box<dyn Layer<Registry> + Send + Sync> = match format {
-        Format::Logfmt => {
-            tracing_logfmt::builder().with_target(false).with_span_name(false).layer().with_writer(io::stderr).boxed()
-        }
+        Format::Logfmt => tracing_logfmt::builder()
+            .with_target(false)
+            .with_span_name(false)
+            .layer()
+            .with_writer(io::stderr)
+            .boxed(),
         Format::Json => tracing_subscriber::fmt::layer()
             .json()
             .flatten_event(true)
@@ -114,7 +125,10 @@ pub fn init(level: LevelFilter, format: Format) {
             .boxed(),
     };
     // It fails only where a log is set up already.
-    let _ = tracing_subscriber::registry().with(layer).with(level).try_init();
+    let _ = tracing_subscriber::registry()
+        .with(layer)
+        .with(level)
+        .try_init();
 }
 
 #[cfg(test)]
@@ -126,11 +140,16 @@ mod tests {
         let lines = Lines::of_the_known();
         let began = Instant::now();
         let admitted = |count: u32, at: Duration| -> Vec<Option<u64>> {
-            (0..count).filter_map(|_| Some(lines.admit(began + at)?.left_out)).collect()
+            (0..count)
+                .filter_map(|_| Some(lines.admit(began + at)?.left_out))
+                .collect()
         };
         assert_eq!(admitted(5000, Duration::ZERO), [None; 1000]);
         assert_eq!(admitted(7, Duration::from_millis(999)), []);
-        assert_eq!(admitted(3, Duration::from_secs(1)), [Some(4007), None, None]);
+        assert_eq!(
+            admitted(3, Duration::from_secs(1)),
+            [Some(4007), None, None]
+        );
         assert_eq!(admitted(1000, Duration::from_secs(1)), [None; 997]);
         assert_eq!(admitted(1, Duration::from_secs(60)), [Some(3)]);
     }

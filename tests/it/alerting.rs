@@ -28,19 +28,37 @@ fn a_downgrade_is_notified_once_and_what_follows_from_it_is_not() {
 
     // Two numbers of one account are flagged, and then their limit falls.
     for number in ["15550100001", "15550100002"] {
-        chain.quality("1", number, json!({"event": "FLAGGED", "current_limit": "TIER_10K"}));
+        chain.quality(
+            "1",
+            number,
+            json!({"event": "FLAGGED", "current_limit": "TIER_10K"}),
+        );
     }
     chain.wait_until_scraped("15550100002", 10_000.0);
     for number in ["15550100001", "15550100002"] {
-        chain.quality("1", number, json!({"event": "FLAGGED", "current_limit": "TIER_1K"}));
+        chain.quality(
+            "1",
+            number,
+            json!({"event": "FLAGGED", "current_limit": "TIER_1K"}),
+        );
     }
     let first = chain.notification("WhatsAppPhoneNumberDowngraded", "1");
     println!("{first:#}");
     let texts = descriptions(&first);
-    assert_eq!(texts.len(), 2, "one notification for two numbers: {texts:?}");
+    assert_eq!(
+        texts.len(),
+        2,
+        "one notification for two numbers: {texts:?}"
+    );
     for number in ["15550100001", "15550100002"] {
-        let text = texts.iter().find(|text| text.contains(number)).unwrap_or_else(|| panic!("no {number}: {texts:?}"));
-        assert!(text.ends_with("fell from 10000 to 1000 customers in 24 hours."), "{text}");
+        let text = texts
+            .iter()
+            .find(|text| text.contains(number))
+            .unwrap_or_else(|| panic!("no {number}: {texts:?}"));
+        assert!(
+            text.ends_with("fell from 10000 to 1000 customers in 24 hours."),
+            "{text}"
+        );
     }
 
     // An account falls without any DOWNGRADE event, from unlimited.
@@ -50,37 +68,74 @@ fn a_downgrade_is_notified_once_and_what_follows_from_it_is_not() {
         json!({"event": "UPGRADE", "max_daily_conversations_per_business": "TIER_UNLIMITED"}),
     );
     chain.wait_until_scraped("15550100003", f64::INFINITY);
-    chain.capability("2", json!({"max_daily_conversations_per_business": 2000, "max_phone_numbers_per_waba": 25}));
+    chain.capability(
+        "2",
+        json!({"max_daily_conversations_per_business": 2000, "max_phone_numbers_per_waba": 25}),
+    );
     let account = chain.notification("WhatsAppBusinessAccountDowngraded", "2");
-    assert!(descriptions(&account)[0].contains("fell from unlimited to 2000 customers in 24 hours."), "{account:#}");
+    assert!(
+        descriptions(&account)[0].contains("fell from unlimited to 2000 customers in 24 hours."),
+        "{account:#}"
+    );
 
     // A number falls from unlimited, and the first event ever of another is a fall.
-    chain.quality("3", "15550100004", json!({"event": "UPGRADE", "current_limit": "TIER_UNLIMITED"}));
+    chain.quality(
+        "3",
+        "15550100004",
+        json!({"event": "UPGRADE", "current_limit": "TIER_UNLIMITED"}),
+    );
     chain.wait_until_scraped("15550100004", f64::INFINITY);
-    chain.quality("3", "15550100004", json!({"event": "ONBOARDING", "current_limit": "TIER_100K"}));
+    chain.quality(
+        "3",
+        "15550100004",
+        json!({"event": "ONBOARDING", "current_limit": "TIER_100K"}),
+    );
     let unlimited = chain.notification("WhatsAppPhoneNumberDowngraded", "3");
-    assert!(descriptions(&unlimited)[0].contains("fell from unlimited to 100000"), "{unlimited:#}");
+    assert!(
+        descriptions(&unlimited)[0].contains("fell from unlimited to 100000"),
+        "{unlimited:#}"
+    );
     chain.quality(
         "4",
         "15550100005",
         json!({"event": "DOWNGRADE", "current_limit": "TIER_250", "old_limit": "TIER_1K"}),
     );
     let unknown = chain.notification("WhatsAppPhoneNumberDowngraded", "4");
-    assert!(descriptions(&unknown)[0].contains("fell from 1000 to 250"), "{unknown:#}");
+    assert!(
+        descriptions(&unknown)[0].contains("fell from 1000 to 250"),
+        "{unknown:#}"
+    );
 
     // What follows from a fall is suppressed: the flags of its numbers, and the numbers of an account that fell.
-    for (alert, waba_id) in [("WhatsAppPhoneNumberFlagged", "1"), ("WhatsAppPhoneNumberDowngraded", "2")] {
-        wait_for(&format!("{alert} of account {waba_id} to be suppressed"), || {
-            let states = chain.states(alert, waba_id);
-            !states.is_empty() && states.iter().all(|state| state == "suppressed")
-        });
-        assert_eq!(chain.received(alert, waba_id).len(), 0, "{alert} of account {waba_id} was notified");
+    for (alert, waba_id) in [
+        ("WhatsAppPhoneNumberFlagged", "1"),
+        ("WhatsAppPhoneNumberDowngraded", "2"),
+    ] {
+        wait_for(
+            &format!("{alert} of account {waba_id} to be suppressed"),
+            || {
+                let states = chain.states(alert, waba_id);
+                !states.is_empty() && states.iter().all(|state| state == "suppressed")
+            },
+        );
+        assert_eq!(
+            chain.received(alert, waba_id).len(),
+            0,
+            "{alert} of account {waba_id} was notified"
+        );
     }
 
     // A number's own fall after its account's is another fall.
-    chain.quality("2", "15550100003", json!({"event": "DOWNGRADE", "current_limit": "TIER_250"}));
+    chain.quality(
+        "2",
+        "15550100003",
+        json!({"event": "DOWNGRADE", "current_limit": "TIER_250"}),
+    );
     let own = chain.notification("WhatsAppPhoneNumberDowngraded", "2");
-    assert!(descriptions(&own)[0].contains("fell from 2000 to 250"), "{own:#}");
+    assert!(
+        descriptions(&own)[0].contains("fell from 2000 to 250"),
+        "{own:#}"
+    );
 
     // A restart is no news.
     let before = chain.all_received();
@@ -89,10 +144,19 @@ fn a_downgrade_is_notified_once_and_what_follows_from_it_is_not() {
     assert_eq!(chain.all_received(), before, "a restart notified something");
 
     // Another fall of a number that fell is.
-    chain.quality("4", "15550100005", json!({"event": "DOWNGRADE", "current_limit": "TIER_50"}));
-    wait_for("a second fall to be notified", || chain.received("WhatsAppPhoneNumberDowngraded", "4").len() == 2);
+    chain.quality(
+        "4",
+        "15550100005",
+        json!({"event": "DOWNGRADE", "current_limit": "TIER_50"}),
+    );
+    wait_for("a second fall to be notified", || {
+        chain.received("WhatsAppPhoneNumberDowngraded", "4").len() == 2
+    });
     let again = &chain.received("WhatsAppPhoneNumberDowngraded", "4")[1];
-    assert!(descriptions(again)[0].contains("fell from 250 to 50"), "{again:#}");
+    assert!(
+        descriptions(again)[0].contains("fell from 250 to 50"),
+        "{again:#}"
+    );
 
     chain.every_query_of_the_dashboards_returns_data();
     chain.dashboards_and_rules_name_what_is_there();
@@ -102,7 +166,12 @@ fn a_downgrade_is_notified_once_and_what_follows_from_it_is_not() {
 const UNUSED: &[&str] = &[];
 
 /// Prometheus' own.
-const OF_PROMETHEUS: &[&str] = &["ALERTS", "up", "scrape_duration_seconds", "scrape_samples_scraped"];
+const OF_PROMETHEUS: &[&str] = &[
+    "ALERTS",
+    "up",
+    "scrape_duration_seconds",
+    "scrape_samples_scraped",
+];
 
 /// The programs, each ended with the test.
 struct Chain {
@@ -121,20 +190,32 @@ impl Chain {
         let verify_token = [("WHATSAPP_EXPORTER_META_VERIFY_TOKEN", "verify")];
         let exporter = Exporter::start_with(&folder.path().join("data"), &[], &verify_token);
         let handshake = "/webhooks/meta?hub.mode=subscribe&hub.challenge=7&hub.verify_token=verify";
-        assert_eq!(request(exporter.webhook, "GET", handshake, &[], b"").unwrap().text(), "7");
+        assert_eq!(
+            request(exporter.webhook, "GET", handshake, &[], b"")
+                .unwrap()
+                .text(),
+            "7"
+        );
 
         let configuration = fixture("../alerts/alertmanager.yml")
             .replace("http://127.0.0.1:9095/", &format!("http://{receiver}/"))
             .replace("group_wait: 30s", "group_wait: 5s")
             .replace("group_interval: 1m", "group_interval: 5s");
-        let alertmanager =
-            Server::start("prometheus-alertmanager", folder.path(), &configuration, |command, file, address| {
+        let alertmanager = Server::start(
+            "prometheus-alertmanager",
+            folder.path(),
+            &configuration,
+            |command, file, address| {
                 command
                     .arg(format!("--config.file={}", file.display()))
-                    .arg(format!("--storage.path={}", file.with_extension("data").display()))
+                    .arg(format!(
+                        "--storage.path={}",
+                        file.with_extension("data").display()
+                    ))
                     .arg(format!("--web.listen-address={address}"))
                     .arg("--cluster.listen-address=");
-            });
+            },
+        );
         let rules = Path::new(env!("CARGO_MANIFEST_DIR")).join("alerts/whatsapp.rules.yml");
         let targets = folder.path().join("targets.json");
         aim(&targets, exporter.web);
@@ -145,8 +226,17 @@ impl Chain {
             "scrape_configs": [{"job_name": "whatsapp", "file_sd_configs": [{"files": [targets]}]}],
         });
         let prometheus = Server::prometheus("prometheus", folder.path(), &configuration);
-        let chain = Self { exporter, prometheus, alertmanager, notifications, restarted: 0.0, folder };
-        wait_for("the exporter to be scraped", || chain.instant("whatsapp_exporter_build_info").is_some());
+        let chain = Self {
+            exporter,
+            prometheus,
+            alertmanager,
+            notifications,
+            restarted: 0.0,
+            folder,
+        };
+        wait_for("the exporter to be scraped", || {
+            chain.instant("whatsapp_exporter_build_info").is_some()
+        });
         chain
     }
 
@@ -169,42 +259,69 @@ impl Chain {
     /// A fall is seen by what was scraped before it.
     fn wait_until_scraped(&self, number: &str, limit: f64) {
         let query = format!("whatsapp_phone_number_messaging_limit{{phone_number=\"{number}\"}}");
-        wait_for("a limit to be scraped", || self.instant(&query) == Some(limit));
+        wait_for("a limit to be scraped", || {
+            self.instant(&query) == Some(limit)
+        });
     }
 
     /// The first notification of an alert of an account.
     fn notification(&self, alert: &str, waba_id: &str) -> Json {
-        wait_for(&format!("{alert} of account {waba_id}"), || !self.received(alert, waba_id).is_empty());
+        wait_for(&format!("{alert} of account {waba_id}"), || {
+            !self.received(alert, waba_id).is_empty()
+        });
         let received = self.received(alert, waba_id);
         assert_eq!(received.len(), 1, "{received:#?}");
         received[0].clone()
     }
 
     fn received(&self, alert: &str, waba_id: &str) -> Vec<Json> {
-        let of =
-            |group: &Json| group["groupLabels"]["alertname"] == alert && group["groupLabels"]["waba_id"] == waba_id;
-        self.notifications.lock().unwrap().iter().filter(|group| of(group)).cloned().collect()
+        let of = |group: &Json| {
+            group["groupLabels"]["alertname"] == alert && group["groupLabels"]["waba_id"] == waba_id
+        };
+        self.notifications
+            .lock()
+            .unwrap()
+            .iter()
+            .filter(|group| of(group))
+            .cloned()
+            .collect()
     }
 
     /// What came so far, without the watchdog and without what is resolved.
     fn all_received(&self) -> Vec<Json> {
         let notifications = self.notifications.lock().unwrap();
         let of_interest = |group: &&Json| group["groupLabels"]["alertname"] != "WhatsAppWatchdog";
-        notifications.iter().filter(of_interest).map(|group| group["groupLabels"].clone()).collect()
+        notifications
+            .iter()
+            .filter(of_interest)
+            .map(|group| group["groupLabels"].clone())
+            .collect()
     }
 
     /// How Alertmanager treats the alerts of that name.
     fn states(&self, alert: &str, waba_id: &str) -> Vec<String> {
         let alerts = self.alertmanager.get("/api/v2/alerts");
-        let of = |found: &&Json| found["labels"]["alertname"] == alert && found["labels"]["waba_id"] == waba_id;
+        let of = |found: &&Json| {
+            found["labels"]["alertname"] == alert && found["labels"]["waba_id"] == waba_id
+        };
         let state = |found: &Json| found["status"]["state"].as_str().unwrap().to_owned();
-        alerts.as_array().unwrap().iter().filter(of).map(state).collect()
+        alerts
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(of)
+            .map(state)
+            .collect()
     }
 
     fn kill_exporter_and_restart(self) -> Self {
         let exporter = self.exporter.kill_and_restart();
         aim(&self.folder.path().join("targets.json"), exporter.web);
-        Self { exporter, restarted: now(), ..self }
+        Self {
+            exporter,
+            restarted: now(),
+            ..self
+        }
     }
 
     /// Until Prometheus has scraped the new process, and every rule and group has had its turn twice.
@@ -212,15 +329,22 @@ impl Chain {
         wait_for("the new process to be scraped", || {
             self.instant("process_start_time_seconds{job=\"whatsapp\"}")
                 .is_some_and(|start| start > self.restarted - 10.0)
-                && self.instant("timestamp(whatsapp_exporter_build_info)").is_some_and(|at| at > self.restarted)
+                && self
+                    .instant("timestamp(whatsapp_exporter_build_info)")
+                    .is_some_and(|at| at > self.restarted)
         });
         let scraped = now();
-        wait_for("the rules to be evaluated, and groups to be flushed, twice", || {
-            let groups = self.prometheus.get("/api/v1/rules");
-            let groups = groups["data"]["groups"].as_array().unwrap();
-            let evaluated = |group: &Json| self.instant_of(group["lastEvaluation"].as_str().unwrap()) > scraped + 12.0;
-            groups.iter().all(evaluated)
-        });
+        wait_for(
+            "the rules to be evaluated, and groups to be flushed, twice",
+            || {
+                let groups = self.prometheus.get("/api/v1/rules");
+                let groups = groups["data"]["groups"].as_array().unwrap();
+                let evaluated = |group: &Json| {
+                    self.instant_of(group["lastEvaluation"].as_str().unwrap()) > scraped + 12.0
+                };
+                groups.iter().all(evaluated)
+            },
+        );
     }
 
     fn instant_of(&self, time: &str) -> f64 {
@@ -242,34 +366,67 @@ impl Chain {
     fn every_query_of_the_dashboards_returns_data(&self) {
         for (place, expression) in dashboards::queries() {
             let answer = self.query(&expression);
-            assert_eq!(answer["status"], "success", "{place}: {expression}: {answer}");
-            assert_ne!(answer["data"]["result"], json!([]), "{place}: no data: {expression}");
+            assert_eq!(
+                answer["status"], "success",
+                "{place}: {expression}: {answer}"
+            );
+            assert_ne!(
+                answer["data"]["result"],
+                json!([]),
+                "{place}: no data: {expression}"
+            );
         }
         for (place, series, label) in dashboards::variables() {
             let form = serde_urlencoded::to_string([("match[]", &series)]).unwrap();
-            let answer = self.prometheus.get(&format!("/api/v1/label/{label}/values?{form}"));
+            let answer = self
+                .prometheus
+                .get(&format!("/api/v1/label/{label}/values?{form}"));
             assert_ne!(answer["data"], json!([]), "{place}: no values: {series}");
         }
     }
 
     fn dashboards_and_rules_name_what_is_there(&self) {
         let page = self.exporter.get("/metrics");
-        let families = page.text().lines().filter_map(|line| line.strip_prefix("# TYPE "));
-        let exposed: BTreeMap<&str, &str> = families.filter_map(|line| line.split_once(' ')).collect();
+        let families = page
+            .text()
+            .lines()
+            .filter_map(|line| line.strip_prefix("# TYPE "));
+        let exposed: BTreeMap<&str, &str> =
+            families.filter_map(|line| line.split_once(' ')).collect();
         let is_exposed = |name: &str| {
-            let of_histogram = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end));
-            exposed.contains_key(name) || of_histogram.is_some_and(|family| exposed.get(family) == Some(&"histogram"))
+            let of_histogram = ["_bucket", "_sum", "_count"]
+                .iter()
+                .find_map(|end| name.strip_suffix(end));
+            exposed.contains_key(name)
+                || of_histogram.is_some_and(|family| exposed.get(family) == Some(&"histogram"))
         };
         let rules = fixture("../alerts/whatsapp.rules.yml");
-        let expressions = dashboards::queries().into_iter().map(|(_, expression)| expression);
-        let used: BTreeSet<String> = expressions.chain([rules.clone()]).flat_map(|text| names(&text)).collect();
+        let expressions = dashboards::queries()
+            .into_iter()
+            .map(|(_, expression)| expression);
+        let used: BTreeSet<String> = expressions
+            .chain([rules.clone()])
+            .flat_map(|text| names(&text))
+            .collect();
         for name in &used {
-            assert!(is_exposed(name) || OF_PROMETHEUS.contains(&name.as_str()), "{name} is used and not exposed");
+            assert!(
+                is_exposed(name) || OF_PROMETHEUS.contains(&name.as_str()),
+                "{name} is used and not exposed"
+            );
         }
-        let is_used =
-            |family: &str| used.iter().any(|name| name == family || name.strip_suffix("_bucket") == Some(family));
-        for family in exposed.keys().filter(|family| family.starts_with("whatsapp_")) {
-            assert!(is_used(family) != UNUSED.contains(family), "{family} is exposed; used: {}", is_used(family));
+        let is_used = |family: &str| {
+            used.iter()
+                .any(|name| name == family || name.strip_suffix("_bucket") == Some(family))
+        };
+        for family in exposed
+            .keys()
+            .filter(|family| family.starts_with("whatsapp_"))
+        {
+            assert!(
+                is_used(family) != UNUSED.contains(family),
+                "{family} is exposed; used: {}",
+                is_used(family)
+            );
         }
     }
 }
@@ -284,7 +441,12 @@ pub fn receive() -> (SocketAddr, Arc<Mutex<Vec<Json>>>) {
         for stream in listener.incoming().map_while(Result::ok) {
             let mut reader = BufReader::new(stream);
             let mut length = 0;
-            for line in reader.by_ref().lines().map_while(Result::ok).take_while(|line| !line.is_empty()) {
+            for line in reader
+                .by_ref()
+                .lines()
+                .map_while(Result::ok)
+                .take_while(|line| !line.is_empty())
+            {
                 if let Some((name, value)) = line.split_once(": ")
                     && name.eq_ignore_ascii_case("content-length")
                 {
@@ -293,8 +455,12 @@ pub fn receive() -> (SocketAddr, Arc<Mutex<Vec<Json>>>) {
             }
             let mut body = vec![0; length];
             reader.read_exact(&mut body).unwrap();
-            let _ = reader.get_mut().write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
-            sink.lock().unwrap().push(serde_json::from_slice(&body).unwrap());
+            let _ = reader
+                .get_mut()
+                .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+            sink.lock()
+                .unwrap()
+                .push(serde_json::from_slice(&body).unwrap());
         }
     });
     (address, notifications)
@@ -310,18 +476,35 @@ fn aim(targets: &Path, exporter: SocketAddr) {
 
 /// The texts of the alerts that fire.
 pub fn descriptions(notification: &Json) -> Vec<String> {
-    let alerts = notification["alerts"].as_array().unwrap().iter().filter(|alert| alert["status"] == "firing");
-    alerts.map(|alert| alert["annotations"]["description"].as_str().unwrap().to_owned()).collect()
+    let alerts = notification["alerts"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|alert| alert["status"] == "firing");
+    alerts
+        .map(|alert| {
+            alert["annotations"]["description"]
+                .as_str()
+                .unwrap()
+                .to_owned()
+        })
+        .collect()
 }
 
 /// The names of metrics in a text of PromQL.
 fn names(text: &str) -> Vec<String> {
     let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
-    let is_metric =
-        |word: &&str| word.starts_with("whatsapp_") || word.starts_with("process_") || OF_PROMETHEUS.contains(word);
+    let is_metric = |word: &&str| {
+        word.starts_with("whatsapp_")
+            || word.starts_with("process_")
+            || OF_PROMETHEUS.contains(word)
+    };
     words.filter(is_metric).map(str::to_owned).collect()
 }
 
 fn now() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64()
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap()
+        .as_secs_f64()
 }

@@ -15,13 +15,19 @@ fn exporter(arguments: &[&str]) -> (Exporter, tempfile::TempDir) {
 /// Sends entries of Meta's, all of which must be applied.
 fn send(exporter: &Exporter, entries: &[Json]) {
     let answer = exporter.post("/webhooks/meta", &json!({ "entry": entries }).to_string());
-    let changes: usize = entries.iter().map(|entry| entry["changes"].as_array().unwrap().len()).sum();
+    let changes: usize = entries
+        .iter()
+        .map(|entry| entry["changes"].as_array().unwrap().len())
+        .sum();
     assert_eq!(answer.json()["applied"], changes, "{}", answer.text());
 }
 
 fn quality(number: &str, event: &str, limits: &Json) -> Json {
     let mut value = json!({"display_phone_number": number, "event": event});
-    value.as_object_mut().unwrap().extend(limits.as_object().unwrap().clone());
+    value
+        .as_object_mut()
+        .unwrap()
+        .extend(limits.as_object().unwrap().clone());
     json!({"field": "phone_number_quality_update", "value": value})
 }
 
@@ -32,13 +38,17 @@ fn ask(exporter: &Exporter, method: &str, path: &str) -> Answer {
 /// The phone numbers of a list.
 fn numbers(list: &Json) -> Vec<String> {
     let objects = list["phone_numbers"].as_array().unwrap();
-    objects.iter().map(|object| object["phone_number"].as_str().unwrap().to_owned()).collect()
+    objects
+        .iter()
+        .map(|object| object["phone_number"].as_str().unwrap().to_owned())
+        .collect()
 }
 
 #[test]
 fn every_value_stands_under_its_metrics_name() {
     let (exporter, _storage) = exporter(&[]);
-    let capability = json!({"field": "business_capability_update", "value": {"max_phone_numbers_per_waba": 25}});
+    let capability =
+        json!({"field": "business_capability_update", "value": {"max_phone_numbers_per_waba": 25}});
     send(
         &exporter,
         &[
@@ -54,8 +64,16 @@ fn every_value_stands_under_its_metrics_name() {
     let number = &mut answer["phone_numbers"][0];
     // The one value that the test cannot know: it is the page's.
     let labels = [("direction", "up"), ("phone_number", "447700900101")];
-    let changed = exporter.value("whatsapp_phone_number_messaging_limit_changed_timestamp_seconds", &labels).unwrap();
-    let shown = number["messaging_limit_changed_timestamp_seconds"]["up"].take().as_f64().unwrap();
+    let changed = exporter
+        .value(
+            "whatsapp_phone_number_messaging_limit_changed_timestamp_seconds",
+            &labels,
+        )
+        .unwrap();
+    let shown = number["messaging_limit_changed_timestamp_seconds"]["up"]
+        .take()
+        .as_f64()
+        .unwrap();
     assert!((shown - changed).abs() < 0.001, "{shown} is not {changed}");
     assert_eq!(
         answer,
@@ -79,7 +97,11 @@ fn every_value_stands_under_its_metrics_name() {
     );
 
     let mut answer = exporter.get("/api/v1/accounts").json();
-    assert!(answer["accounts"][0]["messaging_limit_changed_timestamp_seconds"]["up"].take().is_f64());
+    assert!(
+        answer["accounts"][0]["messaging_limit_changed_timestamp_seconds"]["up"]
+            .take()
+            .is_f64()
+    );
     assert_eq!(
         answer,
         json!({
@@ -102,13 +124,36 @@ fn filters_narrow_the_lists() {
     let account = |id, numbers: &[&str]| {
         let changes: Vec<Json> = numbers
             .iter()
-            .map(|number| quality(number, "UPGRADE", &json!({"max_daily_conversations_per_business": "TIER_2K"})))
+            .map(|number| {
+                quality(
+                    number,
+                    "UPGRADE",
+                    &json!({"max_daily_conversations_per_business": "TIER_2K"}),
+                )
+            })
             .collect();
         json!({"id": id, "changes": changes})
     };
-    send(&exporter, &[account("1", &["447700900101", "447700900202"]), account("2", &["447700900101"])]);
+    send(
+        &exporter,
+        &[
+            account("1", &["447700900101", "447700900202"]),
+            account("2", &["447700900101"]),
+        ],
+    );
     let query = "phone_no=447700900303&event=FLAGGED";
-    assert_eq!(request(exporter.webhook, "GET", &format!("/webhooks/kaleyra?{query}"), &[], b"").unwrap().status, 200);
+    assert_eq!(
+        request(
+            exporter.webhook,
+            "GET",
+            &format!("/webhooks/kaleyra?{query}"),
+            &[],
+            b""
+        )
+        .unwrap()
+        .status,
+        200
+    );
 
     for (filter, want) in [
         ("", 4),
@@ -127,12 +172,23 @@ fn filters_narrow_the_lists() {
         ("?phone_number=447700900101&provider=kaleyra", 0),
         ("?phone_number=447700900101&phone_number=447700900202", 0),
     ] {
-        let list = exporter.get(&format!("/api/v1/phone_numbers{filter}")).json();
+        let list = exporter
+            .get(&format!("/api/v1/phone_numbers{filter}"))
+            .json();
         assert_eq!(numbers(&list).len(), want, "{filter}: {list}");
     }
-    for (filter, want) in [("", 2), ("?waba_id=2", 1), ("?provider=kaleyra", 0), ("?waba_id=2&provider=meta", 1)] {
+    for (filter, want) in [
+        ("", 2),
+        ("?waba_id=2", 1),
+        ("?provider=kaleyra", 0),
+        ("?waba_id=2&provider=meta", 1),
+    ] {
         let list = exporter.get(&format!("/api/v1/accounts{filter}")).json();
-        assert_eq!(list["accounts"].as_array().unwrap().len(), want, "{filter}: {list}");
+        assert_eq!(
+            list["accounts"].as_array().unwrap().len(),
+            want,
+            "{filter}: {list}"
+        );
     }
 }
 
@@ -148,7 +204,13 @@ fn pages_give_each_once() {
             _ => format!("4477009{account}{index:04}"),
         };
         let changes: Vec<Json> = (0..50)
-            .map(|index| quality(&number(index), "UPGRADE", &json!({"max_daily_conversations_per_business": 2000})))
+            .map(|index| {
+                quality(
+                    &number(index),
+                    "UPGRADE",
+                    &json!({"max_daily_conversations_per_business": 2000}),
+                )
+            })
             .collect();
         all.extend((0..50).map(number));
         entries.push(json!({"id": format!("{account}&+"), "changes": changes}));
@@ -161,11 +223,17 @@ fn pages_give_each_once() {
         let mut sizes = Vec::new();
         let mut after = String::new();
         loop {
-            let page = exporter.get(&format!("/api/v1/{list}?{query}{after}")).json();
+            let page = exporter
+                .get(&format!("/api/v1/{list}?{query}{after}"))
+                .json();
             let objects = page[key].as_array().unwrap();
             sizes.push(objects.len());
             assert!(sizes.len() <= 250, "{list}?{query} has no end");
-            found.extend(objects.iter().map(|object| object[label].as_str().unwrap().to_owned()));
+            found.extend(
+                objects
+                    .iter()
+                    .map(|object| object[label].as_str().unwrap().to_owned()),
+            );
             match page["next"].as_str() {
                 Some(next) => after = format!("&after={next}"),
                 None => return (found, sizes),
@@ -206,7 +274,12 @@ fn a_query_that_cannot_be_answered_is_400() {
         quality("3", "UPGRADE", &json!({"max_daily_conversations_per_business": 2000}))]}),
         ],
     );
-    let cursor = |list| exporter.get(&format!("/api/v1/{list}?limit=1")).json()["next"].as_str().unwrap().to_owned();
+    let cursor = |list| {
+        exporter.get(&format!("/api/v1/{list}?limit=1")).json()["next"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
     let (of_numbers, of_accounts) = (cursor("phone_numbers"), cursor("accounts"));
     let wrong = [
         "limit=0".into(),
@@ -226,8 +299,17 @@ fn a_query_that_cannot_be_answered_is_400() {
         "Limit=1".into(),
     ];
     let of_one: [(&str, Vec<String>); 2] = [
-        ("phone_numbers", vec![format!("after={of_accounts}"), format!("after={}", &of_numbers[1..])]),
-        ("accounts", vec![format!("after={of_numbers}"), "phone_number=1".into()]),
+        (
+            "phone_numbers",
+            vec![
+                format!("after={of_accounts}"),
+                format!("after={}", &of_numbers[1..]),
+            ],
+        ),
+        (
+            "accounts",
+            vec![format!("after={of_numbers}"), "phone_number=1".into()],
+        ),
     ];
     for (list, own) in of_one {
         for query in wrong.iter().chain(&own) {
@@ -242,7 +324,10 @@ fn a_query_that_cannot_be_answered_is_400() {
             };
             assert!(sentence.contains(named), "{query}: {sentence}");
         }
-        assert_eq!(exporter.get(&format!("/api/v1/{list}?limit=100000")).status, 200);
+        assert_eq!(
+            exporter.get(&format!("/api/v1/{list}?limit=100000")).status,
+            200
+        );
     }
 }
 
@@ -258,18 +343,41 @@ fn the_web_listener_answers_get_and_head_alone() {
         ("/api/v1/accounts", "application/json"),
     ] {
         let get = ask(&exporter, "GET", path);
-        assert_eq!((get.status, get.headers["content-type"].as_str()), (200, content_type), "{path}");
+        assert_eq!(
+            (get.status, get.headers["content-type"].as_str()),
+            (200, content_type),
+            "{path}"
+        );
         assert!(!get.body.is_empty(), "{path}");
         let head = ask(&exporter, "HEAD", path);
-        assert_eq!((head.status, head.headers["content-type"].as_str()), (200, content_type), "{path}");
+        assert_eq!(
+            (head.status, head.headers["content-type"].as_str()),
+            (200, content_type),
+            "{path}"
+        );
         assert!(head.body.is_empty(), "HEAD {path} has a body");
-        assert_ne!(head.headers["content-length"], "0", "HEAD {path} does not tell the length");
+        assert_ne!(
+            head.headers["content-length"], "0",
+            "HEAD {path} does not tell the length"
+        );
         for method in ["POST", "PUT", "DELETE", "OPTIONS"] {
             let answer = ask(&exporter, method, path);
-            assert_eq!((answer.status, answer.headers["allow"].as_str()), (405, "GET, HEAD"), "{method} {path}");
+            assert_eq!(
+                (answer.status, answer.headers["allow"].as_str()),
+                (405, "GET, HEAD"),
+                "{method} {path}"
+            );
         }
     }
-    for path in ["/nothing", "/metrics/", "/-/", "/api/v1", "/api/v1/phone_numbers/", "/webhooks/meta", "//"] {
+    for path in [
+        "/nothing",
+        "/metrics/",
+        "/-/",
+        "/api/v1",
+        "/api/v1/phone_numbers/",
+        "/webhooks/meta",
+        "//",
+    ] {
         let answer = ask(&exporter, "GET", path);
         assert_eq!(answer.status, 404, "{path}");
         assert!(answer.json()["error"].is_string());
@@ -280,14 +388,36 @@ fn the_web_listener_answers_get_and_head_alone() {
 fn the_start_page_leads_everywhere() {
     let (exporter, _storage) = exporter(&["--web.telemetry-path=/numbers"]);
     let page = ask(&exporter, "GET", "/");
-    let links: Vec<&str> = page.text().split("href=\"").skip(1).map(|rest| rest.split_once('"').unwrap().0).collect();
-    assert_eq!(links, ["/numbers", "/-/healthy", "/-/ready", "/api/v1/phone_numbers", "/api/v1/accounts"]);
+    let links: Vec<&str> = page
+        .text()
+        .split("href=\"")
+        .skip(1)
+        .map(|rest| rest.split_once('"').unwrap().0)
+        .collect();
+    assert_eq!(
+        links,
+        [
+            "/numbers",
+            "/-/healthy",
+            "/-/ready",
+            "/api/v1/phone_numbers",
+            "/api/v1/accounts"
+        ]
+    );
     for link in links {
         assert_eq!(ask(&exporter, "GET", link).status, 200, "{link}");
     }
     for provider in whatsapp_quality_exporter::providers::ALL {
-        assert!(page.text().contains(&format!("/webhooks/{}", provider.name())), "{provider:?}");
+        assert!(
+            page.text()
+                .contains(&format!("/webhooks/{}", provider.name())),
+            "{provider:?}"
+        );
     }
-    assert!(ask(&exporter, "GET", "/numbers").text().contains("whatsapp_exporter_build_info"));
+    assert!(
+        ask(&exporter, "GET", "/numbers")
+            .text()
+            .contains("whatsapp_exporter_build_info")
+    );
     assert_eq!(ask(&exporter, "GET", "/metrics").status, 404);
 }

@@ -16,7 +16,9 @@ const CHANGED: &str = "whatsapp_phone_number_messaging_limit_changed_timestamp_s
 #[test]
 fn backup_is_made_and_restored_by_the_readmes_commands() {
     let readme = fixture("../README.md");
-    let [commands] = blocks(section(&readme, "Backup and restore"), "sh").try_into().unwrap();
+    let [commands] = blocks(section(&readme, "Backup and restore"), "sh")
+        .try_into()
+        .unwrap();
     let (backup, restore) = commands.split_once('\n').unwrap();
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
@@ -28,7 +30,10 @@ fn backup_is_made_and_restored_by_the_readmes_commands() {
     fall(&exporter, 2, "TIER_1K", "TIER_250");
     let fell_at = exporter.value(CHANGED, &[("direction", "down")]).unwrap();
     exporter.end("KILL");
-    assert!(fs::metadata(data.join(WAL)).unwrap().len() > 0, "there is no log of the old database");
+    assert!(
+        fs::metadata(data.join(WAL)).unwrap().len() > 0,
+        "there is no log of the old database"
+    );
 
     run(folder.path(), restore);
     let exporter = exporter.start_again();
@@ -75,12 +80,22 @@ fn fall(exporter: &Exporter, time: u64, from: &str, to: &str) {
 
 fn numbers(exporter: &Exporter) -> Vec<Sample> {
     let samples = exporter.samples().into_iter();
-    let of_numbers: Vec<_> = samples.filter(|sample| sample.name.starts_with("whatsapp_phone_number_")).collect();
+    let of_numbers: Vec<_> = samples
+        .filter(|sample| sample.name.starts_with("whatsapp_phone_number_"))
+        .collect();
     assert!(!of_numbers.is_empty());
     of_numbers
 }
 
 fn run(folder: &Path, commands: &str) {
-    let output = Command::new("sh").args(["-ec", commands]).current_dir(folder).output().unwrap();
-    assert!(output.status.success(), "{commands}\n{}", String::from_utf8_lossy(&output.stderr));
+    let output = Command::new("sh")
+        .args(["-ec", commands])
+        .current_dir(folder)
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{commands}\n{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }

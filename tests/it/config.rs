@@ -8,11 +8,17 @@ use std::{
 };
 
 use crate::support::{
-    Exporter, allow_all, assert_golden, command, connect, finish, parse_answer, request, sign, wait_for,
+    Exporter, allow_all, assert_golden, command, connect, finish, parse_answer, request, sign,
+    wait_for,
 };
 
-const SECRET_FLAGS: [&str; 5] =
-    ["meta.app-secret", "meta.verify-token", "8x8.token", "innopaas.token", "kaleyra.token"];
+const SECRET_FLAGS: [&str; 5] = [
+    "meta.app-secret",
+    "meta.verify-token",
+    "8x8.token",
+    "innopaas.token",
+    "kaleyra.token",
+];
 const SECRET: &str = "hunter2";
 const FLAGGED: &str = r#"{"eventId":"1","eventType":"phone_number_quality_update","eventDetails":{"displayPhoneNumber":"15550783881","meta":{"event":"FLAGGED"}}}"#;
 
@@ -29,7 +35,10 @@ fn help_is_the_golden_one() {
 #[test]
 fn help_and_mistakes_never_print_a_secret() {
     let variables = SECRET_FLAGS.map(|flag| (variable(flag), SECRET));
-    let secrets: Vec<_> = variables.iter().map(|(name, secret)| (name.as_str(), *secret)).collect();
+    let secrets: Vec<_> = variables
+        .iter()
+        .map(|(name, secret)| (name.as_str(), *secret))
+        .collect();
     for (arguments, status) in [
         (&["--help"][..], 0),
         (&["--version"], 0),
@@ -40,28 +49,49 @@ fn help_and_mistakes_never_print_a_secret() {
         let output = run(arguments, &secrets);
         assert_eq!(output.status.code(), Some(status), "{output:?}");
         let printed = stdout(&output) + &stderr(&output);
-        assert!(!printed.is_empty() && !printed.contains(SECRET), "{printed}");
+        assert!(
+            !printed.is_empty() && !printed.contains(SECRET),
+            "{printed}"
+        );
     }
-    assert_eq!(stdout(&run(&["--help"], &secrets)), stdout(&run(&["--help"], &[])));
+    assert_eq!(
+        stdout(&run(&["--help"], &secrets)),
+        stdout(&run(&["--help"], &[]))
+    );
 }
 
 #[test]
 fn the_version_says_what_was_built() {
     let output = run(&["--version"], &[]);
     assert_eq!(output.status.code(), Some(0));
-    let start = concat!("whatsapp-quality-exporter ", env!("CARGO_PKG_VERSION"), " (revision ");
+    let start = concat!(
+        "whatsapp-quality-exporter ",
+        env!("CARGO_PKG_VERSION"),
+        " (revision "
+    );
     let printed = stdout(&output);
-    assert!(printed.starts_with(start) && printed.contains(", rustc 1.") && printed.ends_with(")\n"), "{printed}");
+    assert!(
+        printed.starts_with(start) && printed.contains(", rustc 1.") && printed.ends_with(")\n"),
+        "{printed}"
+    );
 }
 
 // What is refused
 
 #[test]
 fn a_flag_that_is_none_is_refused() {
-    for flag in ["--no-such-flag", "--8x8.token=hunter2", "--meta.app-secret=hunter2", "extra"] {
+    for flag in [
+        "--no-such-flag",
+        "--8x8.token=hunter2",
+        "--meta.app-secret=hunter2",
+        "extra",
+    ] {
         let sentence = refused(&[flag], &[]);
         let name = flag.split('=').next().unwrap();
-        assert!(sentence.starts_with("error: ") && sentence.contains(name), "{sentence}");
+        assert!(
+            sentence.starts_with("error: ") && sentence.contains(name),
+            "{sentence}"
+        );
         assert!(!sentence.contains(SECRET), "{sentence}");
     }
 }
@@ -85,28 +115,46 @@ fn a_value_that_is_none_is_refused_from_the_flag_and_from_the_environment() {
         ("log.level", "loud"),
         ("log.format", "xml"),
     ] {
-        for sentence in [refused(&[&format!("--{flag}={value}")], &[]), refused(&[], &[(&variable(flag), value)])] {
-            assert!(sentence.starts_with("error: ") && sentence.contains(&format!("--{flag}")), "{sentence}");
+        for sentence in [
+            refused(&[&format!("--{flag}={value}")], &[]),
+            refused(&[], &[(&variable(flag), value)]),
+        ] {
+            assert!(
+                sentence.starts_with("error: ") && sentence.contains(&format!("--{flag}")),
+                "{sentence}"
+            );
         }
     }
     // A switch takes a value from the environment alone.
-    assert!(refused(&[], &[("WHATSAPP_EXPORTER_LOG_PHONE_NUMBERS", "maybe")]).contains("--log.phone-numbers"));
+    assert!(
+        refused(&[], &[("WHATSAPP_EXPORTER_LOG_PHONE_NUMBERS", "maybe")])
+            .contains("--log.phone-numbers")
+    );
 }
 
 #[test]
 fn an_empty_secret_is_refused() {
     let folder = tempfile::tempdir().unwrap();
-    for (name, content) in
-        [("empty", ""), ("newline", "\n"), ("carriage-return", "\r\n"), ("blank", " \t\n"), ("mark", "\u{feff}\n")]
-    {
+    for (name, content) in [
+        ("empty", ""),
+        ("newline", "\n"),
+        ("carriage-return", "\r\n"),
+        ("blank", " \t\n"),
+        ("mark", "\u{feff}\n"),
+    ] {
         let file = folder.path().join(name);
         fs::write(&file, content).unwrap();
         let file = file.to_str().unwrap();
         for flag in SECRET_FLAGS {
             let flag = format!("{flag}-file");
-            for sentence in [refused(&[&format!("--{flag}={file}")], &[]), refused(&[], &[(&variable(&flag), file)])] {
+            for sentence in [
+                refused(&[&format!("--{flag}={file}")], &[]),
+                refused(&[], &[(&variable(&flag), file)]),
+            ] {
                 assert!(
-                    sentence.contains("is empty") && sentence.contains(&flag) && sentence.contains(file),
+                    sentence.contains("is empty")
+                        && sentence.contains(&flag)
+                        && sentence.contains(file),
                     "{sentence}"
                 );
             }
@@ -116,7 +164,10 @@ fn an_empty_secret_is_refused() {
         let name = variable(flag);
         for blank in ["", "  "] {
             let sentence = refused(&[], &[(&name, blank)]);
-            assert!(sentence.contains("is empty") && sentence.contains(&name), "{sentence}");
+            assert!(
+                sentence.contains("is empty") && sentence.contains(&name),
+                "{sentence}"
+            );
         }
     }
 }
@@ -128,10 +179,14 @@ fn secret_of_two_lines_is_refused() {
     for content in ["hunter2\nhunter2\n", "hunter2\r\nhunter2", "hunter2\n\n"] {
         fs::write(&file, content).unwrap();
         for flag in SECRET_FLAGS {
-            for sentence in
-                [refused(&[&format!("--{flag}-file={file}")], &[]), refused(&[], &[(&variable(flag), content)])]
-            {
-                assert!(sentence.contains("more than one line") && sentence.contains("repeatable"), "{sentence}");
+            for sentence in [
+                refused(&[&format!("--{flag}-file={file}")], &[]),
+                refused(&[], &[(&variable(flag), content)]),
+            ] {
+                assert!(
+                    sentence.contains("more than one line") && sentence.contains("repeatable"),
+                    "{sentence}"
+                );
                 assert!(!sentence.contains(SECRET), "{sentence}");
             }
         }
@@ -143,26 +198,69 @@ fn odd_secret_is_warned_about_once_without_its_value() {
     const RIGHT: &str = "0123456789abcdef0123456789abcdef";
     let folder = tempfile::tempdir().unwrap();
     for (name, flag, content, findings) in [
-        ("mark", "8x8.token", format!("\u{feff}{SECRET}\n"), &["begins with a byte order mark"][..]),
-        ("quotes", "8x8.token", format!("\"{SECRET}\"\n"), &["stands in quotes"]),
-        ("blank", "8x8.token", format!("{SECRET} \n"), &["begins or ends with white space"]),
-        ("all", "8x8.token", format!("\u{feff} '{SECRET}'"), &["byte order mark", "white space", "in quotes"]),
-        ("short", "meta.app-secret", SECRET.to_owned(), &["is not 32 lower-case hex digits"]),
-        ("upper", "meta.app-secret", RIGHT.to_uppercase(), &["is not 32 lower-case hex digits"]),
+        (
+            "mark",
+            "8x8.token",
+            format!("\u{feff}{SECRET}\n"),
+            &["begins with a byte order mark"][..],
+        ),
+        (
+            "quotes",
+            "8x8.token",
+            format!("\"{SECRET}\"\n"),
+            &["stands in quotes"],
+        ),
+        (
+            "blank",
+            "8x8.token",
+            format!("{SECRET} \n"),
+            &["begins or ends with white space"],
+        ),
+        (
+            "all",
+            "8x8.token",
+            format!("\u{feff} '{SECRET}'"),
+            &["byte order mark", "white space", "in quotes"],
+        ),
+        (
+            "short",
+            "meta.app-secret",
+            SECRET.to_owned(),
+            &["is not 32 lower-case hex digits"],
+        ),
+        (
+            "upper",
+            "meta.app-secret",
+            RIGHT.to_uppercase(),
+            &["is not 32 lower-case hex digits"],
+        ),
         ("right", "meta.app-secret", format!("{RIGHT}\r\n"), &[]),
         ("token", "meta.verify-token", format!("{SECRET}\n"), &[]),
     ] {
         let file = folder.path().join(name).display().to_string();
         fs::write(&file, &content).unwrap();
-        let mut exporter = Exporter::start(&folder.path().join("data"), &[&format!("--{flag}-file={file}")]);
+        let mut exporter = Exporter::start(
+            &folder.path().join("data"),
+            &[&format!("--{flag}-file={file}")],
+        );
         exporter.end("TERM");
         let log = exporter.log();
         let lines: Vec<_> = log.lines().filter(|line| line.contains(&file)).collect();
-        assert_eq!(lines.len(), usize::from(!findings.is_empty()), "{name}: {log}");
+        assert_eq!(
+            lines.len(),
+            usize::from(!findings.is_empty()),
+            "{name}: {log}"
+        );
         for finding in findings {
-            assert!(lines[0].contains(finding) && lines[0].contains("\"WARN\""), "{name}: {log}");
+            assert!(
+                lines[0].contains(finding) && lines[0].contains("\"WARN\""),
+                "{name}: {log}"
+            );
         }
-        assert!(!log.contains(SECRET) && !log.contains(RIGHT), "{name}: {log}");
+        assert!(
+            !log.contains(SECRET) && !log.contains(RIGHT),
+            "{name}: {log}"
+        );
     }
 }
 
@@ -173,9 +271,17 @@ fn a_secret_file_that_is_not_there_is_refused() {
     fs::write(&right, SECRET).unwrap();
     let missing = folder.path().join("missing").display().to_string();
     for flag in SECRET_FLAGS {
-        let sentence =
-            refused(&[&format!("--{flag}-file={}", right.display()), &format!("--{flag}-file={missing}")], &[]);
-        assert!(sentence.contains(&format!("--{flag}-file")) && sentence.contains(&missing), "{sentence}");
+        let sentence = refused(
+            &[
+                &format!("--{flag}-file={}", right.display()),
+                &format!("--{flag}-file={missing}"),
+            ],
+            &[],
+        );
+        assert!(
+            sentence.contains(&format!("--{flag}-file")) && sentence.contains(&missing),
+            "{sentence}"
+        );
         assert!(!sentence.contains(SECRET), "{sentence}");
     }
 }
@@ -185,7 +291,10 @@ fn program_without_any_provider_that_is_on_is_refused() {
     for addresses in ["127.0.0.1:0", "0.0.0.0:0", "[::]:0", ":0"] {
         // The token of the handshake lets nobody send webhooks.
         for environment in [&[][..], &[("WHATSAPP_EXPORTER_META_VERIFY_TOKEN", SECRET)]] {
-            let sentence = refused(&[&format!("--webhook.listen-address={addresses}")], environment);
+            let sentence = refused(
+                &[&format!("--webhook.listen-address={addresses}")],
+                environment,
+            );
             for flag in [
                 "--webhook.allow-unauthenticated",
                 "--meta.app-secret-file",
@@ -205,7 +314,10 @@ fn an_address_in_use_is_a_failure() {
     let address = taken.local_addr().unwrap().to_string();
     let folder = tempfile::tempdir().unwrap();
     let storage = format!("--storage.path={}", folder.path().display());
-    for (web, webhook) in [(address.as_str(), "127.0.0.1:0"), ("127.0.0.1:0", address.as_str())] {
+    for (web, webhook) in [
+        (address.as_str(), "127.0.0.1:0"),
+        ("127.0.0.1:0", address.as_str()),
+    ] {
         let arguments = [
             &format!("--web.listen-address={web}"),
             &format!("--webhook.listen-address={webhook}"),
@@ -215,7 +327,10 @@ fn an_address_in_use_is_a_failure() {
         let output = run(&arguments.map(String::as_str), &[]);
         let log = stderr(&output);
         assert_eq!(output.status.code(), Some(1), "{log}");
-        assert!(log.contains(&format!("cannot listen on {address}")), "{log}");
+        assert!(
+            log.contains(&format!("cannot listen on {address}")),
+            "{log}"
+        );
     }
 }
 
@@ -224,8 +339,15 @@ fn an_address_in_use_is_a_failure() {
 #[test]
 fn provider_that_is_off_is_named_once_in_the_log() {
     let folder = tempfile::tempdir().unwrap();
-    let secrets = [("WHATSAPP_EXPORTER_8X8_TOKEN", SECRET), ("WHATSAPP_EXPORTER_META_VERIFY_TOKEN", SECRET)];
-    let mut exporter = Exporter::start_bare(folder.path(), &["--webhook.allow-unauthenticated=kaleyra"], &secrets);
+    let secrets = [
+        ("WHATSAPP_EXPORTER_8X8_TOKEN", SECRET),
+        ("WHATSAPP_EXPORTER_META_VERIFY_TOKEN", SECRET),
+    ];
+    let mut exporter = Exporter::start_bare(
+        folder.path(),
+        &["--webhook.allow-unauthenticated=kaleyra"],
+        &secrets,
+    );
     exporter.end("TERM");
     let log = exporter.log();
     for (provider, message) in [
@@ -237,7 +359,10 @@ fn provider_that_is_off_is_named_once_in_the_log() {
         let named = format!("\"provider\":\"{provider}\"");
         let lines: Vec<_> = log.lines().filter(|line| line.contains(&named)).collect();
         match message {
-            Some(message) => assert!(lines.len() == 1 && lines[0].contains(message), "{provider} in\n{log}"),
+            Some(message) => assert!(
+                lines.len() == 1 && lines[0].contains(message),
+                "{provider} in\n{log}"
+            ),
             None => assert_eq!(lines.len(), 0, "{provider} in\n{log}"),
         }
     }
@@ -250,35 +375,70 @@ fn flags_are_taken_from_the_environment() {
         folder.path(),
         &["--log.level=info"],
         &[
-            ("WHATSAPP_EXPORTER_WEB_TELEMETRY_PATH", "/from/the/environment"),
+            (
+                "WHATSAPP_EXPORTER_WEB_TELEMETRY_PATH",
+                "/from/the/environment",
+            ),
             ("WHATSAPP_EXPORTER_LIMITS_MAX_PHONE_NUMBERS", "3"),
-            ("WHATSAPP_EXPORTER_WEBHOOK_ALLOW_UNAUTHENTICATED", "8x8,kaleyra"),
+            (
+                "WHATSAPP_EXPORTER_WEBHOOK_ALLOW_UNAUTHENTICATED",
+                "8x8,kaleyra",
+            ),
             ("WHATSAPP_EXPORTER_LOG_PHONE_NUMBERS", "true"),
             // The flag is stronger.
             ("WHATSAPP_EXPORTER_LOG_LEVEL", "error"),
         ],
     );
     let page = exporter.get("/from/the/environment");
-    assert!(page.text().contains("\nwhatsapp_exporter_phone_numbers_max 3\n"), "{}", page.text());
+    assert!(
+        page.text()
+            .contains("\nwhatsapp_exporter_phone_numbers_max 3\n"),
+        "{}",
+        page.text()
+    );
     assert_eq!(exporter.get("/metrics").status, 404);
-    for (provider, status) in [("meta", 404), ("8x8", 200), ("innopaas", 404), ("kaleyra", 200)] {
-        assert_eq!(exporter.post(&format!("/webhooks/{provider}"), FLAGGED).status, status, "{provider}");
+    for (provider, status) in [
+        ("meta", 404),
+        ("8x8", 200),
+        ("innopaas", 404),
+        ("kaleyra", 200),
+    ] {
+        assert_eq!(
+            exporter
+                .post(&format!("/webhooks/{provider}"), FLAGGED)
+                .status,
+            status,
+            "{provider}"
+        );
     }
     exporter.end("TERM");
-    assert!(exporter.log().contains("\"15550783881\""), "{}", exporter.log());
+    assert!(
+        exporter.log().contains("\"15550783881\""),
+        "{}",
+        exporter.log()
+    );
 
     let below_a_file = folder.path().join("lock").join("data");
     let environment = [
         ("WHATSAPP_EXPORTER_WEB_LISTEN_ADDRESS", "127.0.0.1:0"),
-        ("WHATSAPP_EXPORTER_WEBHOOK_LISTEN_ADDRESS", "127.0.0.1:0,127.0.0.1:0"),
-        ("WHATSAPP_EXPORTER_STORAGE_PATH", below_a_file.to_str().unwrap()),
+        (
+            "WHATSAPP_EXPORTER_WEBHOOK_LISTEN_ADDRESS",
+            "127.0.0.1:0,127.0.0.1:0",
+        ),
+        (
+            "WHATSAPP_EXPORTER_STORAGE_PATH",
+            below_a_file.to_str().unwrap(),
+        ),
         ("WHATSAPP_EXPORTER_8X8_TOKEN", SECRET),
         ("WHATSAPP_EXPORTER_LOG_FORMAT", "json"),
     ];
     let output = run(&[], &environment);
     let log = stderr(&output);
     assert_eq!(output.status.code(), Some(1), "{log}");
-    assert!(log.starts_with('{') && log.contains(below_a_file.to_str().unwrap()), "{log}");
+    assert!(
+        log.starts_with('{') && log.contains(below_a_file.to_str().unwrap()),
+        "{log}"
+    );
     assert_eq!(log.matches("\"listening\"").count(), 3, "{log}");
 }
 
@@ -290,37 +450,77 @@ fn secrets_are_taken_from_the_environment_and_from_files_at_once() {
         fs::write(&path, content).unwrap();
         path.display().to_string()
     };
-    let (unix, dos) = (written("unix", "from a unix file\n"), written("dos", "from a dos file\r\n"));
+    let (unix, dos) = (
+        written("unix", "from a unix file\n"),
+        written("dos", "from a dos file\r\n"),
+    );
     let plain = written("plain", "from a plain file");
-    let of_environment = SECRET_FLAGS.map(|flag| (variable(flag), "from the environment".to_owned()));
+    let of_environment =
+        SECRET_FLAGS.map(|flag| (variable(flag), "from the environment".to_owned()));
     // The files of Kaleyra are given in the environment, too.
-    let mut environment: Vec<_> = of_environment.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let mut environment: Vec<_> = of_environment
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_str()))
+        .collect();
     let list = format!("{unix},{dos},{plain}");
     environment.push(("WHATSAPP_EXPORTER_KALEYRA_TOKEN_FILE", &list));
     let files = SECRET_FLAGS
         .iter()
         .filter(|flag| **flag != "kaleyra.token")
-        .flat_map(|flag| [format!("--{flag}-file={unix}"), format!("--{flag}-file={dos},{plain}")]);
+        .flat_map(|flag| {
+            [
+                format!("--{flag}-file={unix}"),
+                format!("--{flag}-file={dos},{plain}"),
+            ]
+        });
     let files: Vec<String> = files.collect();
     let arguments: Vec<_> = files.iter().map(String::as_str).collect();
     let exporter = Exporter::start_with(&folder.path().join("data"), &arguments, &environment);
 
     let send = |method, target: &str, header: (&str, &str)| {
-        request(exporter.webhook, method, target, &[header], b"{}").unwrap().status
+        request(exporter.webhook, method, target, &[header], b"{}")
+            .unwrap()
+            .status
     };
-    let secrets = ["from the environment", "from a unix file", "from a dos file", "from a plain file"];
-    for (secret, right) in secrets.into_iter().map(|secret| (secret, true)).chain([("from nowhere", false)]) {
+    let secrets = [
+        "from the environment",
+        "from a unix file",
+        "from a dos file",
+        "from a plain file",
+    ];
+    for (secret, right) in secrets
+        .into_iter()
+        .map(|secret| (secret, true))
+        .chain([("from nowhere", false)])
+    {
         let status = if right { 200 } else { 401 };
         for provider in ["8x8", "innopaas", "kaleyra"] {
             let path = format!("/webhooks/{provider}");
-            assert_eq!(send("POST", &path, ("Authorization", secret)), status, "{provider}: {secret}");
+            assert_eq!(
+                send("POST", &path, ("Authorization", secret)),
+                status,
+                "{provider}: {secret}"
+            );
         }
         let signature = sign(secret, b"{}");
-        assert_eq!(send("POST", "/webhooks/meta", ("X-Hub-Signature-256", &signature)), status, "{secret}");
+        assert_eq!(
+            send(
+                "POST",
+                "/webhooks/meta",
+                ("X-Hub-Signature-256", &signature)
+            ),
+            status,
+            "{secret}"
+        );
         let token = secret.replace(' ', "+");
-        let handshake = format!("/webhooks/meta?hub.mode=subscribe&hub.challenge=1&hub.verify_token={token}");
+        let handshake =
+            format!("/webhooks/meta?hub.mode=subscribe&hub.challenge=1&hub.verify_token={token}");
         let status = if right { 200 } else { 403 };
-        assert_eq!(send("GET", &handshake, ("Accept", "*/*")), status, "{secret}");
+        assert_eq!(
+            send("GET", &handshake, ("Accept", "*/*")),
+            status,
+            "{secret}"
+        );
     }
 }
 
@@ -351,22 +551,41 @@ fn a_request_in_flight_is_finished_before_the_end() {
     // By this the exporter says that it has the head and waits for the body.
     let mut go_on = [0; b"HTTP/1.1 100 Continue\r\n\r\n".len()];
     stream.read_exact(&mut go_on).unwrap();
-    assert!(go_on.starts_with(b"HTTP/1.1 100 "), "{}", go_on.escape_ascii());
+    assert!(
+        go_on.starts_with(b"HTTP/1.1 100 "),
+        "{}",
+        go_on.escape_ascii()
+    );
     let (half, rest) = FLAGGED.split_at(length / 2);
     stream.write_all(half.as_bytes()).unwrap();
 
     exporter.signal("TERM");
-    wait_for("the exporter to hear it", || exporter.log().contains("stopping"));
-    wait_for("the exporter to take no more connections", || connect(exporter.webhook).is_err());
+    wait_for("the exporter to hear it", || {
+        exporter.log().contains("stopping")
+    });
+    wait_for("the exporter to take no more connections", || {
+        connect(exporter.webhook).is_err()
+    });
     stream.write_all(rest.as_bytes()).unwrap();
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).unwrap();
     let answer = parse_answer(&answer).unwrap();
-    assert_eq!((answer.status, &answer.json()["applied"]), (200, &1.into()), "{}", answer.text());
+    assert_eq!(
+        (answer.status, &answer.json()["applied"]),
+        (200, &1.into()),
+        "{}",
+        answer.text()
+    );
     assert_eq!(exporter.wait().code(), Some(0), "{}", exporter.log());
 
     let again = exporter.start_again();
-    assert_eq!(again.value("whatsapp_phone_number_flagged", &[("phone_number", "15550783881")]), Some(1.0));
+    assert_eq!(
+        again.value(
+            "whatsapp_phone_number_flagged",
+            &[("phone_number", "15550783881")]
+        ),
+        Some(1.0)
+    );
 }
 
 // What these tests share
@@ -376,7 +595,10 @@ fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
     let folder = tempfile::tempdir().unwrap();
     let mut command = command();
     command.current_dir(folder.path());
-    for variable in ["WHATSAPP_EXPORTER_WEB_LISTEN_ADDRESS", "WHATSAPP_EXPORTER_WEBHOOK_LISTEN_ADDRESS"] {
+    for variable in [
+        "WHATSAPP_EXPORTER_WEB_LISTEN_ADDRESS",
+        "WHATSAPP_EXPORTER_WEBHOOK_LISTEN_ADDRESS",
+    ] {
         command.env(variable, "127.0.0.1:0");
     }
     command.args(arguments).envs(environment.iter().copied());
@@ -388,7 +610,11 @@ fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
 fn refused(arguments: &[&str], environment: &[(&str, &str)]) -> String {
     let output = run(arguments, environment);
     let sentence = stderr(&output);
-    assert_eq!(output.status.code(), Some(2), "{arguments:?} {environment:?}: {sentence}");
+    assert_eq!(
+        output.status.code(),
+        Some(2),
+        "{arguments:?} {environment:?}: {sentence}"
+    );
     assert_eq!(stdout(&output), "");
     sentence
 }
@@ -403,5 +629,8 @@ fn stderr(output: &Output) -> String {
 
 /// The variable of a flag.
 fn variable(flag: &str) -> String {
-    format!("WHATSAPP_EXPORTER_{}", flag.replace(['.', '-'], "_").to_uppercase())
+    format!(
+        "WHATSAPP_EXPORTER_{}",
+        flag.replace(['.', '-'], "_").to_uppercase()
+    )
 }

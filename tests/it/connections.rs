@@ -35,7 +35,11 @@ async fn a_head_that_drips_is_cut_all_the_same() {
     while stream.write_all(b"x").await.is_ok() && began.elapsed() < Duration::from_secs(60) {
         sleep(Duration::from_secs(1)).await;
     }
-    assert!(began.elapsed() < Duration::from_secs(20), "cut after {:?}", began.elapsed());
+    assert!(
+        began.elapsed() < Duration::from_secs(20),
+        "cut after {:?}",
+        began.elapsed()
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -55,7 +59,10 @@ async fn the_next_request_is_waited_for_as_long() {
 async fn a_request_in_work_is_waited_for() {
     let mut stream = connected(start().await).await;
     let began = Instant::now();
-    stream.write_all(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    stream
+        .write_all(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
+        .await
+        .unwrap();
     assert!(answer(&mut stream).await.unwrap().ends_with("done"));
     assert!(began.elapsed() >= Duration::from_secs(60));
 }
@@ -74,7 +81,10 @@ async fn an_answer_that_is_read_slowly_arrives_whole() {
 #[tokio::test(start_paused = true)]
 async fn who_has_said_all_is_answered() {
     let mut stream = connected(start().await).await;
-    stream.write_all(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    stream
+        .write_all(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
+        .await
+        .unwrap();
     stream.shutdown().await.unwrap();
     assert!(answer(&mut stream).await.unwrap().ends_with("done"));
     assert_eq!(rest(&mut stream).await, 0);
@@ -85,14 +95,27 @@ async fn an_old_connection_ends_with_an_answer_that_says_so() {
     let mut stream = connected(start().await).await;
     let began = Instant::now();
     loop {
-        let answer = exchange(&mut stream).await.expect("an answer to each request");
-        if answer.to_ascii_lowercase().contains("\r\nconnection: close\r\n") {
+        let answer = exchange(&mut stream)
+            .await
+            .expect("an answer to each request");
+        if answer
+            .to_ascii_lowercase()
+            .contains("\r\nconnection: close\r\n")
+        {
             break;
         }
-        assert!(began.elapsed() < Duration::from_secs(330), "still open after {:?}", began.elapsed());
+        assert!(
+            began.elapsed() < Duration::from_secs(330),
+            "still open after {:?}",
+            began.elapsed()
+        );
         sleep(Duration::from_secs(1)).await;
     }
-    assert!(began.elapsed() >= Duration::from_secs(300), "closed after {:?}", began.elapsed());
+    assert!(
+        began.elapsed() >= Duration::from_secs(300),
+        "closed after {:?}",
+        began.elapsed()
+    );
     assert_eq!(rest(&mut stream).await, 0);
 }
 
@@ -104,7 +127,10 @@ async fn an_old_connection_has_time_for_its_last_answer() {
         sleep(Duration::from_secs(5)).await;
     }
     sleep(Duration::from_secs(3)).await;
-    stream.write_all(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    stream
+        .write_all(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
+        .await
+        .unwrap();
     sleep(Duration::from_secs(60)).await;
     assert!(rest(&mut stream).await > LARGE);
 }
@@ -113,12 +139,19 @@ async fn an_old_connection_has_time_for_its_last_answer() {
 async fn nobody_holds_a_place_for_ever() {
     let mut stream = connected(start().await).await;
     let began = Instant::now();
-    stream.write_all(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    stream
+        .write_all(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
+        .await
+        .unwrap();
     sleep(Duration::from_secs(620)).await;
     let mut bytes = Vec::new();
     // What was not read is lost, with or without an error.
     let _ = stream.read_to_end(&mut bytes).await;
-    assert!(bytes.len() < LARGE && began.elapsed() < Duration::from_secs(621), "{} bytes", bytes.len());
+    assert!(
+        bytes.len() < LARGE && began.elapsed() < Duration::from_secs(621),
+        "{} bytes",
+        bytes.len()
+    );
 }
 
 /// Answers at once, after a minute, or much.
@@ -130,8 +163,15 @@ impl Handler for Answers {
     async fn handle<B: Body<Data = Bytes> + Send>(self: Arc<Self>, request: Request<B>) -> Answer {
         match request.uri().path() {
             "/slow" => sleep(Duration::from_secs(60)).await,
-            "/large" => return Answer::new(Pieces::from(vec![Bytes::from(vec![b'x'; 1 << 20]); LARGE >> 20])),
-            "/large-in-one-piece" => return Answer::new(Pieces::from(Bytes::from(vec![b'x'; LARGE]))),
+            "/large" => {
+                return Answer::new(Pieces::from(vec![
+                    Bytes::from(vec![b'x'; 1 << 20]);
+                    LARGE >> 20
+                ]));
+            }
+            "/large-in-one-piece" => {
+                return Answer::new(Pieces::from(Bytes::from(vec![b'x'; LARGE])));
+            }
             _ => {}
         }
         Answer::new(Pieces::from(Bytes::from_static(b"done")))
@@ -178,5 +218,8 @@ async fn rest(stream: &mut TcpStream) -> usize {
 #[track_caller]
 fn assert_cut(began: Instant) {
     let waited = began.elapsed();
-    assert!(waited >= Duration::from_secs(7) && waited <= Duration::from_secs(15), "cut after {waited:?}");
+    assert!(
+        waited >= Duration::from_secs(7) && waited <= Duration::from_secs(15),
+        "cut after {waited:?}"
+    );
 }

@@ -17,8 +17,15 @@ const SENDERS: usize = 200;
 const WEBHOOKS: usize = 20_000;
 /// So that each is the subject of 20 webhooks: fewer than the 32 deliveries that a number remembers.
 const NUMBERS: usize = 1_000;
-const EVENTS: [&str; 7] =
-    ["DOWNGRADE", "FLAGGED", "ONBOARDING", "THROUGHPUT_UPGRADE", "UNFLAGGED", "UPGRADE", "UNKNOWN"];
+const EVENTS: [&str; 7] = [
+    "DOWNGRADE",
+    "FLAGGED",
+    "ONBOARDING",
+    "THROUGHPUT_UPGRADE",
+    "UNFLAGGED",
+    "UPGRADE",
+    "UNKNOWN",
+];
 const SECRET: &str = "the secret of the app";
 const BEGINNING: usize = 1_700_000_000;
 
@@ -29,7 +36,11 @@ type Counts = BTreeMap<(String, String), usize>;
 fn what_was_answered_before_a_kill_is_there_after_it_and_counts_once() {
     let began = Instant::now();
     let folder = tempfile::tempdir().unwrap();
-    let exporter = Exporter::start_with(folder.path(), &[], &[("WHATSAPP_EXPORTER_META_APP_SECRET", SECRET)]);
+    let exporter = Exporter::start_with(
+        folder.path(),
+        &[],
+        &[("WHATSAPP_EXPORTER_META_APP_SECRET", SECRET)],
+    );
     let (begun, answered) = send_until_killed(&exporter);
     let exporter = exporter.kill_and_restart();
     let there = counted(&exporter.samples());
@@ -38,10 +49,16 @@ fn what_was_answered_before_a_kill_is_there_after_it_and_counts_once() {
     let answered_of = counts(|webhook| answered[webhook].load(SeqCst));
     let begun_of = counts(|webhook| begun[webhook].load(SeqCst));
     let (answers, survivors) = (total(&answered_of), total(&there));
-    assert!((WEBHOOKS / 2..WEBHOOKS).contains(&answers), "{answers} answers are no middle");
+    assert!(
+        (WEBHOOKS / 2..WEBHOOKS).contains(&answers),
+        "{answers} answers are no middle"
+    );
     for (of, least) in &answered_of {
         let count = there.get(of).copied().unwrap_or_default();
-        assert!(count >= *least, "{of:?}: {count} of {least} that were answered");
+        assert!(
+            count >= *least,
+            "{of:?}: {count} of {least} that were answered"
+        );
     }
     for (of, count) in &there {
         let most = begun_of[of];
@@ -50,14 +67,19 @@ fn what_was_answered_before_a_kill_is_there_after_it_and_counts_once() {
 
     // As Meta would; and what was answered once more, as it sometimes does.
     let outcomes = send_all(exporter.webhook);
-    let lost: Vec<_> = (0..WEBHOOKS).filter(|webhook| answered[*webhook].load(SeqCst) && !outcomes[*webhook]).collect();
+    let lost: Vec<_> = (0..WEBHOOKS)
+        .filter(|webhook| answered[*webhook].load(SeqCst) && !outcomes[*webhook])
+        .collect();
     assert!(lost.is_empty(), "answered 200 and lost: {lost:?}");
     let repeated = outcomes.iter().filter(|duplicate| **duplicate).count();
     assert_eq!(repeated, survivors);
 
     let samples = exporter.samples();
     assert_eq!(counted(&samples), counts(|_| true));
-    assert_eq!(value(&samples, "whatsapp_exporter_phone_numbers", &[]), Some(NUMBERS as f64));
+    assert_eq!(
+        value(&samples, "whatsapp_exporter_phone_numbers", &[]),
+        Some(NUMBERS as f64)
+    );
     assert_newest(&samples);
     println!(
         "{WEBHOOKS} webhooks of {SENDERS} senders over {NUMBERS} numbers: {answers} answered before the kill, \
@@ -69,17 +91,25 @@ fn what_was_answered_before_a_kill_is_there_after_it_and_counts_once() {
 
 /// Which were sent, and which of them were answered 200, when half of all are.
 fn send_until_killed(exporter: &Exporter) -> (Vec<AtomicBool>, Vec<AtomicBool>) {
-    let none = || (0..WEBHOOKS).map(|_| AtomicBool::new(false)).collect::<Vec<_>>();
+    let none = || {
+        (0..WEBHOOKS)
+            .map(|_| AtomicBool::new(false))
+            .collect::<Vec<_>>()
+    };
     let (begun, answered) = (none(), none());
     let answers = AtomicUsize::new(0);
     thread::scope(|scope| {
         for sender in 0..SENDERS {
             let (begun, answered, answers) = (&begun, &answered, &answers);
             scope.spawn(move || {
-                let Ok(mut connection) = Connection::open(exporter.webhook) else { return };
+                let Ok(mut connection) = Connection::open(exporter.webhook) else {
+                    return;
+                };
                 for webhook in webhooks_of(sender) {
                     begun[webhook].store(true, SeqCst);
-                    let Ok(answer) = connection.send(webhook) else { return };
+                    let Ok(answer) = connection.send(webhook) else {
+                        return;
+                    };
                     assert_eq!(answer.status, 200, "{}", answer.text());
                     answered[webhook].store(true, SeqCst);
                     if answers.fetch_add(1, SeqCst) + 1 == WEBHOOKS / 2 {
@@ -98,7 +128,11 @@ fn send_all(address: SocketAddr) -> Vec<bool> {
         assert_eq!(answer.status, 200, "{}", answer.text());
         let tally = answer.json();
         let count = |outcome| tally[outcome].as_u64().unwrap();
-        assert_eq!(count("applied") + count("stale") + count("duplicate"), 1, "{tally}");
+        assert_eq!(
+            count("applied") + count("stale") + count("duplicate"),
+            1,
+            "{tally}"
+        );
         count("duplicate") == 1
     };
     thread::scope(|scope| {
@@ -106,11 +140,16 @@ fn send_all(address: SocketAddr) -> Vec<bool> {
             .map(|sender| {
                 scope.spawn(move || {
                     let mut connection = Connection::open(address).unwrap();
-                    webhooks_of(sender).map(|webhook| duplicate(connection.send(webhook).unwrap())).collect::<Vec<_>>()
+                    webhooks_of(sender)
+                        .map(|webhook| duplicate(connection.send(webhook).unwrap()))
+                        .collect::<Vec<_>>()
                 })
             })
             .collect();
-        senders.into_iter().flat_map(|sender| sender.join().unwrap()).collect()
+        senders
+            .into_iter()
+            .flat_map(|sender| sender.join().unwrap())
+            .collect()
     })
 }
 
@@ -144,17 +183,29 @@ fn body_of(webhook: usize) -> String {
 fn counts(is_one: impl Fn(usize) -> bool) -> Counts {
     let mut counts = Counts::new();
     for webhook in (0..WEBHOOKS).filter(|webhook| is_one(*webhook)) {
-        *counts.entry((number_of(webhook), event_of(webhook).into())).or_default() += 1;
+        *counts
+            .entry((number_of(webhook), event_of(webhook).into()))
+            .or_default() += 1;
     }
     counts
 }
 
 /// What the page shows, without zeros.
 fn counted(samples: &[Sample]) -> Counts {
-    let events = samples.iter().filter(|sample| sample.name == "whatsapp_phone_number_quality_events_total");
+    let events = samples
+        .iter()
+        .filter(|sample| sample.name == "whatsapp_phone_number_quality_events_total");
     events
         .filter(|sample| sample.value > 0.0)
-        .map(|sample| ((sample.labels["phone_number"].clone(), sample.labels["event"].clone()), sample.value as usize))
+        .map(|sample| {
+            (
+                (
+                    sample.labels["phone_number"].clone(),
+                    sample.labels["event"].clone(),
+                ),
+                sample.value as usize,
+            )
+        })
         .collect()
 }
 
@@ -162,14 +213,20 @@ fn counted(samples: &[Sample]) -> Counts {
 fn assert_newest(samples: &[Sample]) {
     let shown = |name| -> BTreeMap<&str, f64> {
         let samples = samples.iter().filter(|sample| sample.name == name);
-        samples.map(|sample| (sample.labels["phone_number"].as_str(), sample.value)).collect()
+        samples
+            .map(|sample| (sample.labels["phone_number"].as_str(), sample.value))
+            .collect()
     };
     let limits = shown("whatsapp_phone_number_messaging_limit");
     let times = shown("whatsapp_phone_number_last_event_timestamp_seconds");
     for newest in WEBHOOKS - NUMBERS..WEBHOOKS {
         let number = number_of(newest);
         assert_eq!(limits[number.as_str()], limit_of(newest) as f64, "{number}");
-        assert_eq!(times[number.as_str()], (BEGINNING + newest) as f64, "{number}");
+        assert_eq!(
+            times[number.as_str()],
+            (BEGINNING + newest) as f64,
+            "{number}"
+        );
     }
 }
 

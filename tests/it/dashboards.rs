@@ -18,8 +18,14 @@ pub fn queries() -> Vec<(String, String)> {
                 queries.push((place, all(text(&target["expr"]))));
             }
         }
-        for mark in list(&dashboard["annotations"]["list"]).iter().filter(|mark| mark["builtIn"] != 1) {
-            queries.push((format!("{file}: {}", text(&mark["name"])), all(text(&mark["expr"]))));
+        for mark in list(&dashboard["annotations"]["list"])
+            .iter()
+            .filter(|mark| mark["builtIn"] != 1)
+        {
+            queries.push((
+                format!("{file}: {}", text(&mark["name"])),
+                all(text(&mark["expr"])),
+            ));
         }
     }
     queries
@@ -29,11 +35,21 @@ pub fn queries() -> Vec<(String, String)> {
 pub fn variables() -> Vec<(String, String, String)> {
     let mut variables = Vec::new();
     for (file, dashboard) in dashboards() {
-        for variable in list(&dashboard["templating"]["list"]).iter().filter(|variable| variable["type"] == "query") {
+        for variable in list(&dashboard["templating"]["list"])
+            .iter()
+            .filter(|variable| variable["type"] == "query")
+        {
             let query = text(&variable["query"]["query"]);
-            let inside = query.strip_prefix("label_values(").and_then(|rest| rest.strip_suffix(')')).unwrap();
+            let inside = query
+                .strip_prefix("label_values(")
+                .and_then(|rest| rest.strip_suffix(')'))
+                .unwrap();
             let (series, label) = inside.rsplit_once(", ").unwrap();
-            variables.push((format!("{file}: {}", text(&variable["name"])), all(series), label.to_owned()));
+            variables.push((
+                format!("{file}: {}", text(&variable["name"])),
+                all(series),
+                label.to_owned(),
+            ));
         }
     }
     assert!(!variables.is_empty());
@@ -42,13 +58,18 @@ pub fn variables() -> Vec<(String, String, String)> {
 
 #[test]
 fn they_are_as_the_generator_writes_them() {
-    let status = Command::new(path("dashboards/generate")).arg("--check").status().unwrap();
+    let status = Command::new(path("dashboards/generate"))
+        .arg("--check")
+        .status()
+        .unwrap();
     assert!(status.success(), "run dashboards/generate");
 }
 
 #[test]
 fn they_survive_grafanas_own_schema() {
-    let output = Command::new(path("tests/dashboards/round-trip")).output().unwrap();
+    let output = Command::new(path("tests/dashboards/round-trip"))
+        .output()
+        .unwrap();
     assert!(
         output.status.success(),
         "{}{}",
@@ -60,12 +81,17 @@ fn they_survive_grafanas_own_schema() {
 #[test]
 fn there_is_one_data_source_and_it_is_chosen() {
     for (file, dashboard) in dashboards() {
-        let sources: Vec<_> =
-            list(&dashboard["templating"]["list"]).iter().filter(|variable| variable["type"] == "datasource").collect();
+        let sources: Vec<_> = list(&dashboard["templating"]["list"])
+            .iter()
+            .filter(|variable| variable["type"] == "datasource")
+            .collect();
         assert_eq!(sources.len(), 1, "{file}");
         assert_eq!(sources[0]["query"], "prometheus");
         let uids = find(dashboard, "uid");
-        for uid in uids.iter().filter(|uid| **uid != file && **uid != "-- Grafana --") {
+        for uid in uids
+            .iter()
+            .filter(|uid| **uid != file && **uid != "-- Grafana --")
+        {
             assert_eq!(uid, "${datasource}", "{file}: a fixed data source");
         }
     }
@@ -75,30 +101,47 @@ fn there_is_one_data_source_and_it_is_chosen() {
 fn every_panel_explains_itself() {
     for (file, dashboard) in dashboards() {
         let panels = list(&dashboard["panels"]);
-        assert!((1..=20).contains(&panels.len()), "{file}: {} panels", panels.len());
+        assert!(
+            (1..=20).contains(&panels.len()),
+            "{file}: {} panels",
+            panels.len()
+        );
         let mut titles: Vec<_> = panels.iter().map(|panel| text(&panel["title"])).collect();
         titles.sort_unstable();
-        assert!(titles.windows(2).all(|pair| pair[0] != pair[1]), "{file}: two panels of one title");
+        assert!(
+            titles.windows(2).all(|pair| pair[0] != pair[1]),
+            "{file}: two panels of one title"
+        );
         for panel in panels {
             let place = format!("{file}: {}", text(&panel["title"]));
             let defaults = &panel["fieldConfig"]["defaults"];
-            assert!(text(&panel["description"]).len() > 15, "{place}: no description");
             assert!(
-                !text(&panel["description"]).contains(" — ") && text(&panel["description"]).ends_with('.'),
+                text(&panel["description"]).len() > 15,
+                "{place}: no description"
+            );
+            assert!(
+                !text(&panel["description"]).contains(" — ")
+                    && text(&panel["description"]).ends_with('.'),
                 "{place}"
             );
             assert!(!text(&defaults["unit"]).is_empty(), "{place}: no unit");
             assert!(!list(&panel["targets"]).is_empty(), "{place}: no query");
-            if defaults["color"]["mode"] == "thresholds" && panel["options"]["colorMode"] == "background" {
-                let mapped =
-                    list(&defaults["mappings"]).iter().any(|mapping| !find(mapping.clone(), "color").is_empty());
+            if defaults["color"]["mode"] == "thresholds"
+                && panel["options"]["colorMode"] == "background"
+            {
+                let mapped = list(&defaults["mappings"])
+                    .iter()
+                    .any(|mapping| !find(mapping.clone(), "color").is_empty());
                 assert!(
                     list(&defaults["thresholds"]["steps"]).len() > 1 || mapped,
                     "{place}: a colour that says nothing"
                 );
             }
             let axis = text(&defaults["custom"]["axisLabel"]);
-            assert!(axis.is_empty() || axis != text(&panel["title"]), "{place}: the axis repeats the title");
+            assert!(
+                axis.is_empty() || axis != text(&panel["title"]),
+                "{place}: the axis repeats the title"
+            );
         }
     }
 }
@@ -122,24 +165,42 @@ fn a_rate_is_over_the_interval_of_the_graph() {
 fn variables_are_chained_and_all_means_all() {
     for (file, dashboard) in dashboards() {
         let variables = list(&dashboard["templating"]["list"]);
-        let queries: Vec<_> = variables.iter().filter(|variable| variable["type"] == "query").collect();
+        let queries: Vec<_> = variables
+            .iter()
+            .filter(|variable| variable["type"] == "query")
+            .collect();
         for (index, variable) in queries.iter().enumerate() {
             let place = format!("{file}: {}", text(&variable["name"]));
             assert_eq!(variable["refresh"], 2, "{place}");
             assert_eq!(variable["includeAll"], true, "{place}");
-            assert_eq!(variable["allValue"], ".*", "{place}: an empty label would be hidden");
+            assert_eq!(
+                variable["allValue"], ".*",
+                "{place}: an empty label would be hidden"
+            );
             for earlier in &queries[..index] {
                 let name = format!("${}", text(&earlier["name"]));
-                assert!(text(&variable["query"]["query"]).contains(&name), "{place} is not chained to {name}");
+                assert!(
+                    text(&variable["query"]["query"]).contains(&name),
+                    "{place} is not chained to {name}"
+                );
             }
         }
     }
     let names = |file| -> Vec<String> {
         let dashboard = dashboard(file);
-        list(&dashboard["templating"]["list"]).iter().map(|variable| text(&variable["name"]).to_owned()).collect()
+        list(&dashboard["templating"]["list"])
+            .iter()
+            .map(|variable| text(&variable["name"]).to_owned())
+            .collect()
     };
-    assert_eq!(names("whatsapp-fleet"), ["datasource", "provider", "waba_id", "phone_number"]);
-    assert_eq!(names("whatsapp-exporter"), ["datasource", "job", "instance", "provider"]);
+    assert_eq!(
+        names("whatsapp-fleet"),
+        ["datasource", "provider", "waba_id", "phone_number"]
+    );
+    assert_eq!(
+        names("whatsapp-exporter"),
+        ["datasource", "job", "instance", "provider"]
+    );
 }
 
 #[test]
@@ -153,7 +214,10 @@ fn they_are_stable_and_linked() {
         let link = &list(&dashboard["links"])[0];
         let other = FILES.iter().find(|other| **other != file).unwrap();
         assert_eq!(link["url"], format!("/d/{other}"));
-        assert_eq!((&link["includeVars"], &link["keepTime"]), (&json!(true), &json!(true)));
+        assert_eq!(
+            (&link["includeVars"], &link["keepTime"]),
+            (&json!(true), &json!(true))
+        );
     }
 }
 
@@ -168,7 +232,9 @@ fn unlimited_is_a_word_and_limits_are_never_summed() {
                     continue;
                 }
                 assert!(!expression.contains("sum"), "{place}: {expression}");
-                let word = find(panel["fieldConfig"].clone(), "text").iter().any(|text| text == "Unlimited");
+                let word = find(panel["fieldConfig"].clone(), "text")
+                    .iter()
+                    .any(|text| text == "Unlimited");
                 let named = panel["fieldConfig"].to_string().contains("\"+Inf\"");
                 let never = expression.contains("clamp_max(") || expression.starts_with("count(");
                 assert!(word || named || never, "{place}: +Inf has no word");
@@ -188,10 +254,14 @@ fn unlimited_is_a_word_and_limits_are_never_summed() {
 #[test]
 fn replicas_never_count_twice() {
     for (place, expression) in queries() {
-        for (at, name) in
-            expression.match_indices("whatsapp_phone_number_").chain(expression.match_indices("whatsapp_business_"))
+        for (at, name) in expression
+            .match_indices("whatsapp_phone_number_")
+            .chain(expression.match_indices("whatsapp_business_"))
         {
-            assert!(expression[..at].contains("max by ("), "{place}: {name} without a maximum: {expression}");
+            assert!(
+                expression[..at].contains("max by ("),
+                "{place}: {name} without a maximum: {expression}"
+            );
         }
     }
 }
@@ -204,16 +274,37 @@ fn every_alert_has_what_a_person_needs_at_night() {
     assert_eq!(alerts.len(), 19);
     for alert in alerts {
         let name = alert.lines().next().unwrap();
-        for needed in ["severity: ", "summary: ", "description: ", "runbook_url: ", "$value|$labels.|query "] {
-            assert!(needed.split('|').any(|needed| alert.contains(needed)), "{name} has no {needed}");
+        for needed in [
+            "severity: ",
+            "summary: ",
+            "description: ",
+            "runbook_url: ",
+            "$value|$labels.|query ",
+        ] {
+            assert!(
+                needed.split('|').any(|needed| alert.contains(needed)),
+                "{name} has no {needed}"
+            );
         }
-        let severity = alert.split("severity: ").nth(1).unwrap().lines().next().unwrap();
-        assert!(["critical", "warning", "info", "none"].contains(&severity), "{name}: {severity}");
+        let severity = alert
+            .split("severity: ")
+            .nth(1)
+            .unwrap()
+            .lines()
+            .next()
+            .unwrap();
+        assert!(
+            ["critical", "warning", "info", "none"].contains(&severity),
+            "{name}: {severity}"
+        );
         assert!(
             alert.contains(&format!("docs/runbook.md#{}\n", name.to_lowercase())),
             "{name}: its runbook is another's"
         );
-        assert!(runbook.contains(&format!("\n## {name}\n")), "the runbook has no {name}");
+        assert!(
+            runbook.contains(&format!("\n## {name}\n")),
+            "the runbook has no {name}"
+        );
     }
 }
 
@@ -230,9 +321,18 @@ fn find(json: Json, wanted: &str) -> Vec<String> {
     match json {
         Json::Object(object) => {
             let here = object.get(wanted).and_then(Json::as_str).map(str::to_owned);
-            here.into_iter().chain(object.into_iter().flat_map(|(_, value)| find(value, wanted))).collect()
+            here.into_iter()
+                .chain(
+                    object
+                        .into_iter()
+                        .flat_map(|(_, value)| find(value, wanted)),
+                )
+                .collect()
         }
-        Json::Array(list) => list.into_iter().flat_map(|value| find(value, wanted)).collect(),
+        Json::Array(list) => list
+            .into_iter()
+            .flat_map(|value| find(value, wanted))
+            .collect(),
         _ => Vec::new(),
     }
 }
@@ -242,7 +342,9 @@ fn all(expression: &str) -> String {
     let expression = expression.replace("$__rate_interval", "1m");
     ["provider", "waba_id", "phone_number", "job", "instance"]
         .iter()
-        .fold(expression, |expression, name| expression.replace(&format!("\"${name}\""), "\".*\""))
+        .fold(expression, |expression, name| {
+            expression.replace(&format!("\"${name}\""), "\".*\"")
+        })
 }
 
 fn list(json: &Json) -> &[Json] {

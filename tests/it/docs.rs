@@ -19,28 +19,45 @@ fn golden_reference_of_the_metrics() {
          Labels: `provider`, `waba_id` (empty where the provider sends none), `phone_number`.\n\n",
     );
     page.push_str(HEAD);
-    PHONE_NUMBER.iter().for_each(|family| page.push_str(&row(family)));
+    PHONE_NUMBER
+        .iter()
+        .for_each(|family| page.push_str(&row(family)));
     page.push_str("\n## Accounts\n\nLabels: `provider`, `waba_id`.\n\n");
     page.push_str(HEAD);
-    ACCOUNT.iter().for_each(|family| page.push_str(&row(family)));
+    ACCOUNT
+        .iter()
+        .for_each(|family| page.push_str(&row(family)));
     page.push_str("\n## The exporter itself\n\n");
     page.push_str(HEAD);
     let telemetry = Telemetry::new().unwrap();
     for provider in providers::ALL {
         let metrics = telemetry.provider(provider.name()).unwrap();
         let time = Timestamp::from_unix_seconds(1).unwrap();
-        for gauge in [&metrics.last_accepted, &metrics.last_change, &metrics.last_handshake] {
+        for gauge in [
+            &metrics.last_accepted,
+            &metrics.last_change,
+            &metrics.last_handshake,
+        ] {
             gauge.set(time);
         }
         telemetry.secret_last_used(provider.name(), 1).set(time);
     }
     for family in telemetry.gather() {
         let labels: Vec<String> = match family.get_metric().first() {
-            Some(metric) => metric.get_label().iter().map(|label| format!("`{}`", label.name())).collect(),
+            Some(metric) => metric
+                .get_label()
+                .iter()
+                .map(|label| format!("`{}`", label.name()))
+                .collect(),
             None => Vec::new(),
         };
         let kind = format!("{:?}", family.get_field_type()).to_lowercase();
-        page.push_str(&format!("| `{}` | {kind} | {} | {} |\n", family.name(), labels.join(", "), family.help()));
+        page.push_str(&format!(
+            "| `{}` | {kind} | {} | {} |\n",
+            family.name(),
+            labels.join(", "),
+            family.help()
+        ));
     }
     page.push_str(
         "\nThe counters of the exporter itself begin anew with each process. Those of numbers and accounts are kept in \
@@ -53,21 +70,40 @@ fn golden_reference_of_the_metrics() {
 
 /// The values of each closed label, as the families have them: those of numbers and accounts on the golden page.
 fn values_of_labels(telemetry: &Telemetry) -> String {
-    const OPEN: [&str; 7] = ["waba_id", "phone_number", "version", "revision", "rustc", "secret", "le"];
+    const OPEN: [&str; 7] = [
+        "waba_id",
+        "phone_number",
+        "version",
+        "revision",
+        "rustc",
+        "secret",
+        "le",
+    ];
     let mut values: BTreeMap<String, BTreeMap<String, BTreeSet<String>>> = BTreeMap::new();
     let mut note = |label: &str, family: &str, value: &str| {
         if !OPEN.contains(&label) {
             let of_label = values.entry(label.to_owned()).or_default();
-            of_label.entry(family.to_owned()).or_default().insert(value.to_owned());
+            of_label
+                .entry(family.to_owned())
+                .or_default()
+                .insert(value.to_owned());
         }
     };
     for sample in samples(&fixture("fixtures/metrics.txt")) {
-        for (label, value) in sample.labels.iter().filter(|(label, _)| *label != "provider") {
+        for (label, value) in sample
+            .labels
+            .iter()
+            .filter(|(label, _)| *label != "provider")
+        {
             note(label, &sample.name, value);
         }
     }
     for family in telemetry.gather() {
-        for label in family.get_metric().iter().flat_map(|metric| metric.get_label()) {
+        for label in family
+            .get_metric()
+            .iter()
+            .flat_map(|metric| metric.get_label())
+        {
             note(label.name(), family.name(), label.value());
         }
     }
@@ -75,11 +111,18 @@ fn values_of_labels(telemetry: &Telemetry) -> String {
     for (label, families) in values {
         let mut by_values: BTreeMap<BTreeSet<String>, Vec<String>> = BTreeMap::new();
         for (family, values) in families {
-            by_values.entry(values).or_default().push(format!("`{family}`"));
+            by_values
+                .entry(values)
+                .or_default()
+                .push(format!("`{family}`"));
         }
         for (values, families) in by_values {
             let values: Vec<_> = values.iter().map(|value| format!("`{value}`")).collect();
-            rows.push_str(&format!("| `{label}` | {} | {} |\n", families.join(", "), values.join(", ")));
+            rows.push_str(&format!(
+                "| `{label}` | {} | {} |\n",
+                families.join(", "),
+                values.join(", ")
+            ));
         }
     }
     rows.push_str("\nThe value `none` of `provider` stands for a path that names no provider.\n");
@@ -93,8 +136,14 @@ fn row<T>(family: &Family<T>) -> String {
         Kind::Counter => "counter",
         Kind::Gauge => "gauge",
     };
-    let label = family.label.map(|label| format!("`{label}`")).unwrap_or_default();
-    format!("| `{}` | {kind} | {label} | {} |\n", family.name, family.help)
+    let label = family
+        .label
+        .map(|label| format!("`{label}`"))
+        .unwrap_or_default();
+    format!(
+        "| `{}` | {kind} | {label} | {} |\n",
+        family.name, family.help
+    )
 }
 
 #[test]
@@ -109,21 +158,39 @@ fn golden_reference_of_the_providers() {
     let command = config::command();
     for provider in providers::ALL {
         let name = provider.name();
-        let methods: Vec<_> = provider.methods().iter().map(|method| format!("`{method}`")).collect();
-        page.push_str(&format!("\n## {}\n\n{}\n\n", provider.title(), provider.setup()));
+        let methods: Vec<_> = provider
+            .methods()
+            .iter()
+            .map(|method| format!("`{method}`"))
+            .collect();
+        page.push_str(&format!(
+            "\n## {}\n\n{}\n\n",
+            provider.title(),
+            provider.setup()
+        ));
         page.push_str(&format!(
             "- Path: `/webhooks/{name}`, by {}; label `provider=\"{name}\"`\n",
             methods.join(" or ")
         ));
-        let of_provider = command
-            .get_arguments()
-            .filter(|argument| argument.get_long().is_some_and(|flag| flag.split('.').next() == Some(name)));
+        let of_provider = command.get_arguments().filter(|argument| {
+            argument
+                .get_long()
+                .is_some_and(|flag| flag.split('.').next() == Some(name))
+        });
         for argument in of_provider {
-            page.push_str(&format!("- `--{}`: {}\n", argument.get_long().unwrap(), argument.get_help().unwrap()));
+            page.push_str(&format!(
+                "- `--{}`: {}\n",
+                argument.get_long().unwrap(),
+                argument.get_help().unwrap()
+            ));
         }
         let line = match provider.example() {
-            Example::Query(query) => format!("curl 'http://127.0.0.1:10878/webhooks/{name}?{query}'"),
-            Example::Json(body) => format!("curl -d '{body}' http://127.0.0.1:10878/webhooks/{name}"),
+            Example::Query(query) => {
+                format!("curl 'http://127.0.0.1:10878/webhooks/{name}?{query}'")
+            }
+            Example::Json(body) => {
+                format!("curl -d '{body}' http://127.0.0.1:10878/webhooks/{name}")
+            }
         };
         page.push_str(&format!(
             "\nA webhook as it is documented, where the provider is on without a secret:\n\n```sh\n{line}\n```\n"
@@ -135,7 +202,13 @@ fn golden_reference_of_the_providers() {
 #[test]
 fn readme_and_reference_of_the_providers_have_every_flag() {
     let pages = fixture("../README.md") + &fixture("../docs/providers.md");
-    for flag in config::command().get_arguments().filter_map(|argument| argument.get_long()) {
-        assert!(pages.contains(&format!("`--{flag}`")), "the documentation lacks --{flag}");
+    for flag in config::command()
+        .get_arguments()
+        .filter_map(|argument| argument.get_long())
+    {
+        assert!(
+            pages.contains(&format!("`--{flag}`")),
+            "the documentation lacks --{flag}"
+        );
     }
 }

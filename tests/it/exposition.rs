@@ -14,7 +14,8 @@ use proptest::{collection::vec, option, prelude::*};
 use serde_json::json;
 use whatsapp_quality_exporter::{
     domain::{
-        AccountKey, Change, Direction, EventKind, MaxPhoneNumbers, MessagingLimit, PhoneNumber, Said, Subject, WabaId,
+        AccountKey, Change, Direction, EventKind, MaxPhoneNumbers, MessagingLimit, PhoneNumber,
+        Said, Subject, WabaId,
     },
     state::{Limit, SHARDS, Table},
 };
@@ -57,9 +58,27 @@ fn the_page_is_the_golden_one() {
     let innopaas = json!({"id": "1", "type": "whatsapp_phone_number_quality_update",
         "eventTime": "2025-12-31T23:59:59.250Z", "body": {"displayPhoneNumber": "4477***00303",
         "wabaId": "a\"b\\c\nd}🙂", "event": "THROUGHPUT_UPGRADE", "messageLimit": "Unlimited"}});
-    memory.deliver(provider("meta"), &post(meta.to_string().as_bytes()), at(NEW_YEAR)).unwrap();
-    memory.deliver(provider("innopaas"), &post(innopaas.to_string().as_bytes()), at(NEW_YEAR + 1)).unwrap();
-    memory.deliver(provider("kaleyra"), &get("phone_no=447700900404&event=PAUSED"), at(NEW_YEAR + 2)).unwrap();
+    memory
+        .deliver(
+            provider("meta"),
+            &post(meta.to_string().as_bytes()),
+            at(NEW_YEAR),
+        )
+        .unwrap();
+    memory
+        .deliver(
+            provider("innopaas"),
+            &post(innopaas.to_string().as_bytes()),
+            at(NEW_YEAR + 1),
+        )
+        .unwrap();
+    memory
+        .deliver(
+            provider("kaleyra"),
+            &get("phone_no=447700900404&event=PAUSED"),
+            at(NEW_YEAR + 2),
+        )
+        .unwrap();
     assert_golden("fixtures/metrics.txt", &memory.page());
 }
 
@@ -83,13 +102,31 @@ fn promtool_and_a_restart_take_a_hostile_webhook() {
     let page = page.text();
     assert_families_are_whole(page);
     let samples = samples(page);
-    let labels = [("provider", "meta"), ("waba_id", HOSTILE), ("phone_number", NUMBER)];
+    let labels = [
+        ("provider", "meta"),
+        ("waba_id", HOSTILE),
+        ("phone_number", NUMBER),
+    ];
     let of_number = |name| value(&samples, name, &labels);
-    assert_eq!(of_number("whatsapp_phone_number_messaging_limit"), Some(2000.0));
-    assert_eq!(of_number("whatsapp_phone_number_last_event_timestamp_seconds"), Some(1_766_000_000.0));
+    assert_eq!(
+        of_number("whatsapp_phone_number_messaging_limit"),
+        Some(2000.0)
+    );
+    assert_eq!(
+        of_number("whatsapp_phone_number_last_event_timestamp_seconds"),
+        Some(1_766_000_000.0)
+    );
     for (field, times) in [("event", 1.0), ("limit", 1.0)] {
         let labels = [("provider", "meta"), ("field", field)];
-        assert_eq!(value(&samples, "whatsapp_exporter_webhook_unknown_values_total", &labels), Some(times), "{field}");
+        assert_eq!(
+            value(
+                &samples,
+                "whatsapp_exporter_webhook_unknown_values_total",
+                &labels
+            ),
+            Some(times),
+            "{field}"
+        );
     }
 
     let mut promtool = Command::new("promtool")
@@ -98,14 +135,28 @@ fn promtool_and_a_restart_take_a_hostile_webhook() {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .unwrap_or_else(|error| panic!("promtool, which comes with Prometheus, cannot be run: {error}"));
-    promtool.stdin.take().unwrap().write_all(page.as_bytes()).unwrap();
+        .unwrap_or_else(|error| {
+            panic!("promtool, which comes with Prometheus, cannot be run: {error}")
+        });
+    promtool
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(page.as_bytes())
+        .unwrap();
     let output = promtool.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && said.is_empty(), "{said}{}", String::from_utf8_lossy(&output.stdout));
+    assert!(
+        output.status.success() && said.is_empty(),
+        "{said}{}",
+        String::from_utf8_lossy(&output.stdout)
+    );
 
     let of_subjects = |samples: Vec<Sample>| -> Vec<Sample> {
-        samples.into_iter().filter(|sample| sample.labels.contains_key("waba_id")).collect()
+        samples
+            .into_iter()
+            .filter(|sample| sample.labels.contains_key("waba_id"))
+            .collect()
     };
     let restarted = exporter.kill_and_restart();
     assert_eq!(of_subjects(restarted.samples()), of_subjects(samples));
@@ -113,8 +164,10 @@ fn promtool_and_a_restart_take_a_hostile_webhook() {
 
 /// Text that breaks what does not escape it.
 pub(crate) fn hostile() -> impl Strategy<Value = String> + Clone {
-    let breaking =
-        vec!['"', '\\', '\n', '\0', '\r', '\t', '🙂', '}', '{', ',', '=', '#', 'n', '1', '+', '\u{7f}', '\u{2028}'];
+    let breaking = vec![
+        '"', '\\', '\n', '\0', '\r', '\t', '🙂', '}', '{', ',', '=', '#', 'n', '1', '+', '\u{7f}',
+        '\u{2028}',
+    ];
     let character = prop_oneof![4 => prop::sample::select(breaking), 1 => any::<char>()];
     vec(character, 0..8).prop_map(String::from_iter)
 }
@@ -124,17 +177,30 @@ fn change() -> impl Strategy<Value = Change> {
     // As a database may hold them, whatever a webhook may say.
     let account = hostile().prop_map(|text| WabaId::from_stored(&text));
     let number = hostile().prop_map(|text| PhoneNumber::from_stored(&text));
-    let limit =
-        prop_oneof!["[0-9]{1,15}[KM]?", Just("-1".to_owned())].prop_map(|text| MessagingLimit::parse(&text).unwrap());
+    let limit = prop_oneof!["[0-9]{1,15}[KM]?", Just("-1".to_owned())]
+        .prop_map(|text| MessagingLimit::parse(&text).unwrap());
     let event = prop::sample::select(EventKind::ALL.to_vec());
-    let quality = (number, event, option::of(limit.clone()))
-        .prop_map(|(phone_number, event, old_limit)| Subject::PhoneNumber { phone_number, event, old_limit });
+    let quality =
+        (number, event, option::of(limit.clone())).prop_map(|(phone_number, event, old_limit)| {
+            Subject::PhoneNumber {
+                phone_number,
+                event,
+                old_limit,
+            }
+        });
     let most = (option::of(any::<u64>()), option::of(any::<u64>()));
-    let capability = most.prop_map(|(business, waba)| Subject::Account(MaxPhoneNumbers { business, waba }));
+    let capability =
+        most.prop_map(|(business, waba)| Subject::Account(MaxPhoneNumbers { business, waba }));
     let subject = prop_oneof![3 => quality, 1 => capability];
     let provider = prop::sample::select(vec!["meta", "kaleyra"]);
-    (provider, account, subject, option::of((limit, any::<bool>())), option::of(1..NEW_YEAR)).prop_map(
-        |(provider, waba_id, subject, limit, time)| Change {
+    (
+        provider,
+        account,
+        subject,
+        option::of((limit, any::<bool>())),
+        option::of(1..NEW_YEAR),
+    )
+        .prop_map(|(provider, waba_id, subject, limit, time)| Change {
             account: AccountKey { provider, waba_id },
             limit: limit.map(|(limit, own)| match subject {
                 Subject::PhoneNumber { .. } if own => Said::OfNumber(limit),
@@ -144,8 +210,7 @@ fn change() -> impl Strategy<Value = Change> {
             time: time.map(at),
             identity: None,
             unknown: vec![],
-        },
-    )
+        })
 }
 
 /// Every family once, and its help and its type before its samples.
@@ -161,14 +226,21 @@ fn assert_families_are_whole(page: &str) {
             assert!(seen.insert(family), "{family} comes twice");
         } else if let Some(kind) = line.strip_prefix("# TYPE ") {
             let (name, kind) = kind.split_once(' ').unwrap();
-            assert!(name == family && !typed && ["counter", "gauge", "histogram"].contains(&kind), "{line}");
+            assert!(
+                name == family && !typed && ["counter", "gauge", "histogram"].contains(&kind),
+                "{line}"
+            );
             assert_eq!(kind == "counter", name.ends_with("_total"), "{line}");
             typed = true;
         } else {
-            let [sample] = samples(line).try_into().unwrap_or_else(|_| panic!("not one sample: {line:?}"));
+            let [sample] = samples(line)
+                .try_into()
+                .unwrap_or_else(|_| panic!("not one sample: {line:?}"));
             let suffix = sample.name.strip_prefix(family);
             assert!(
-                typed && suffix.is_some_and(|suffix| ["", "_bucket", "_sum", "_count"].contains(&suffix)),
+                typed
+                    && suffix
+                        .is_some_and(|suffix| ["", "_bucket", "_sum", "_count"].contains(&suffix)),
                 "{line}"
             );
         }
@@ -176,7 +248,10 @@ fn assert_families_are_whole(page: &str) {
 }
 
 fn sorted(page: &str) -> Vec<String> {
-    let mut samples: Vec<String> = samples(page).into_iter().map(|sample| format!("{sample:?}")).collect();
+    let mut samples: Vec<String> = samples(page)
+        .into_iter()
+        .map(|sample| format!("{sample:?}"))
+        .collect();
     samples.sort();
     samples
 }
@@ -192,26 +267,58 @@ fn by_the_client_library(table: &Table) -> String {
             ("phone_number", key.phone_number.as_str()),
         ];
         page.limit("whatsapp_phone_number", &labels, &number.limit);
-        let is =
-            |fact: Option<whatsapp_quality_exporter::state::Fact<bool>>| fact.is_some_and(|fact| fact.value).into();
-        page.gauge("whatsapp_phone_number_flagged", &labels, None, is(number.flagged));
-        page.gauge("whatsapp_phone_number_high_throughput", &labels, None, is(number.high_throughput));
+        let is = |fact: Option<whatsapp_quality_exporter::state::Fact<bool>>| {
+            fact.is_some_and(|fact| fact.value).into()
+        };
+        page.gauge(
+            "whatsapp_phone_number_flagged",
+            &labels,
+            None,
+            is(number.flagged),
+        );
+        page.gauge(
+            "whatsapp_phone_number_high_throughput",
+            &labels,
+            None,
+            is(number.high_throughput),
+        );
         for kind in EventKind::ALL {
             let event = Some(("event", kind.as_str()));
-            page.counter("whatsapp_phone_number_quality_events_total", &labels, event, number.events.of(kind) as f64);
+            page.counter(
+                "whatsapp_phone_number_quality_events_total",
+                &labels,
+                event,
+                number.events.of(kind) as f64,
+            );
         }
         if let Some(last) = number.last_event {
-            page.gauge("whatsapp_phone_number_last_event_timestamp_seconds", &labels, None, seconds(last));
+            page.gauge(
+                "whatsapp_phone_number_last_event_timestamp_seconds",
+                &labels,
+                None,
+                seconds(last),
+            );
         }
     }
     for (key, account) in (0..SHARDS).flat_map(|shard| table.accounts.entries(shard, None).1) {
-        let labels = [("provider", key.provider), ("waba_id", key.waba_id.as_str())];
+        let labels = [
+            ("provider", key.provider),
+            ("waba_id", key.waba_id.as_str()),
+        ];
         page.limit("whatsapp_business_account", &labels, &account.limit);
-        let most = account.max_phone_numbers.map(|fact| fact.value).unwrap_or_default();
+        let most = account
+            .max_phone_numbers
+            .map(|fact| fact.value)
+            .unwrap_or_default();
         for (scope, most) in [("business", most.business), ("waba", most.waba)] {
             if let Some(most) = most {
                 let scope = Some(("scope", scope));
-                page.gauge("whatsapp_business_account_max_phone_numbers", &labels, scope, most as f64);
+                page.gauge(
+                    "whatsapp_business_account_max_phone_numbers",
+                    &labels,
+                    scope,
+                    most as f64,
+                );
             }
         }
     }
@@ -227,16 +334,31 @@ type Labels<'a> = &'a [(&'a str, &'a str)];
 impl Page {
     fn limit(&mut self, prefix: &str, labels: Labels<'_>, limit: &Limit) {
         if let Some(limit) = limit.value() {
-            self.gauge(&format!("{prefix}_messaging_limit"), labels, None, limit.as_f64());
+            self.gauge(
+                &format!("{prefix}_messaging_limit"),
+                labels,
+                None,
+                limit.as_f64(),
+            );
         }
         if let Some(previous) = limit.previous {
-            self.gauge(&format!("{prefix}_previous_messaging_limit"), labels, None, previous.as_f64());
+            self.gauge(
+                &format!("{prefix}_previous_messaging_limit"),
+                labels,
+                None,
+                previous.as_f64(),
+            );
         }
         for (name, direction) in [("up", Direction::Up), ("down", Direction::Down)] {
             let changes = limit.changes(direction);
             let direction = Some(("direction", name));
             let total = changes.total as f64;
-            self.counter(&format!("{prefix}_messaging_limit_changes_total"), labels, direction, total);
+            self.counter(
+                &format!("{prefix}_messaging_limit_changes_total"),
+                labels,
+                direction,
+                total,
+            );
             if let Some(last) = changes.last {
                 let name = format!("{prefix}_messaging_limit_changed_timestamp_seconds");
                 self.gauge(&name, labels, direction, last.as_seconds());
@@ -247,24 +369,37 @@ impl Page {
     fn gauge(&mut self, name: &str, labels: Labels<'_>, label: Option<(&str, &str)>, value: f64) {
         let mut gauge = Gauge::default();
         gauge.set_value(value);
-        self.metric(name, MetricType::GAUGE, labels, label).set_gauge(gauge);
+        self.metric(name, MetricType::GAUGE, labels, label)
+            .set_gauge(gauge);
     }
 
     fn counter(&mut self, name: &str, labels: Labels<'_>, label: Option<(&str, &str)>, value: f64) {
         let mut counter = Counter::default();
         counter.set_value(value);
-        self.metric(name, MetricType::COUNTER, labels, label).set_counter(counter);
+        self.metric(name, MetricType::COUNTER, labels, label)
+            .set_counter(counter);
     }
 
-    fn metric(&mut self, name: &str, kind: MetricType, labels: Labels<'_>, label: Option<(&str, &str)>) -> &mut Metric {
+    fn metric(
+        &mut self,
+        name: &str,
+        kind: MetricType,
+        labels: Labels<'_>,
+        label: Option<(&str, &str)>,
+    ) -> &mut Metric {
         let pair = |(name, value): &(&str, &str)| {
             let mut pair = LabelPair::default();
             pair.set_name((*name).to_owned());
             pair.set_value((*value).to_owned());
             pair
         };
-        let (_, metrics) = self.0.entry(name.to_owned()).or_insert_with(|| (kind, Vec::new()));
-        metrics.push(Metric::from_label(labels.iter().chain(&label).map(pair).collect()));
+        let (_, metrics) = self
+            .0
+            .entry(name.to_owned())
+            .or_insert_with(|| (kind, Vec::new()));
+        metrics.push(Metric::from_label(
+            labels.iter().chain(&label).map(pair).collect(),
+        ));
         metrics.last_mut().unwrap()
     }
 

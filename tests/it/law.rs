@@ -24,7 +24,14 @@ const FIRST: i64 = NEW_YEAR - 1_000_000;
 const WINDOW: usize = 32;
 
 /// Few, so that the same limit is often said twice. The last is none.
-const LIMITS: [&str; 6] = ["TIER_250", "TIER_1K", "TIER_2K", "TIER_UNLIMITED", "TIER_NOT_SET", "PLENTY"];
+const LIMITS: [&str; 6] = [
+    "TIER_250",
+    "TIER_1K",
+    "TIER_2K",
+    "TIER_UNLIMITED",
+    "TIER_NOT_SET",
+    "PLENTY",
+];
 
 /// A delivery of Meta's that holds one change.
 #[derive(Clone, Debug)]
@@ -35,8 +42,19 @@ struct Said {
 
 #[derive(Clone, Debug)]
 enum What {
-    Quality { number: String, event: &'static str, portfolio: Word, current: Word, old: Word },
-    Capability { portfolio: Word, per_phone: Word, business: Option<u64>, waba: Option<u64> },
+    Quality {
+        number: String,
+        event: &'static str,
+        portfolio: Word,
+        current: Word,
+        old: Word,
+    },
+    Capability {
+        portfolio: Word,
+        per_phone: Word,
+        business: Option<u64>,
+        waba: Option<u64>,
+    },
 }
 
 /// A limit as it is sent, or null.
@@ -125,16 +143,38 @@ proptest! {
 fn event_without_a_time_is_the_newest_after_a_clock_that_was_ahead() {
     const DAY: i64 = 86_400;
     let mut memory = Memory::default();
-    let kaleyra = |event: &str, limit: &str| format!("phone_no=1&event={event}&current_limit={limit}");
-    memory.deliver(provider("kaleyra"), &get(&kaleyra("FLAGGED", "TIER_10K")), at(NEW_YEAR + DAY)).unwrap();
-    let fall = memory.deliver(provider("kaleyra"), &get(&kaleyra("DOWNGRADE", "TIER_1K")), at(NEW_YEAR)).unwrap();
+    let kaleyra =
+        |event: &str, limit: &str| format!("phone_no=1&event={event}&current_limit={limit}");
+    memory
+        .deliver(
+            provider("kaleyra"),
+            &get(&kaleyra("FLAGGED", "TIER_10K")),
+            at(NEW_YEAR + DAY),
+        )
+        .unwrap();
+    let fall = memory
+        .deliver(
+            provider("kaleyra"),
+            &get(&kaleyra("DOWNGRADE", "TIER_1K")),
+            at(NEW_YEAR),
+        )
+        .unwrap();
     assert_eq!((fall.applied, fall.stale), (1, 0));
     let samples = memory.samples();
-    assert_eq!(value(&samples, "whatsapp_phone_number_messaging_limit", &[]), Some(1000.0));
-    assert_eq!(value(&samples, "whatsapp_phone_number_flagged", &[]), Some(0.0));
+    assert_eq!(
+        value(&samples, "whatsapp_phone_number_messaging_limit", &[]),
+        Some(1000.0)
+    );
+    assert_eq!(
+        value(&samples, "whatsapp_phone_number_flagged", &[]),
+        Some(0.0)
+    );
     let changed = "whatsapp_phone_number_messaging_limit_changed_timestamp_seconds";
     // The time at which the fall was accepted is that of the clock.
-    assert_eq!(value(&samples, changed, &[("direction", "down")]), Some(NEW_YEAR as f64));
+    assert_eq!(
+        value(&samples, changed, &[("direction", "down")]),
+        Some(NEW_YEAR as f64)
+    );
 }
 
 #[test]
@@ -143,47 +183,105 @@ fn event_is_the_newest_where_the_clock_starts_in_the_past() {
     for first in [
         vec![account("TIER_10K".into()), number("TIER_10K".into())],
         // The number's own limit is newer than its account's.
-        vec![account("TIER_100K".into()), number("TIER_10K".into()), number("TIER_10K".into())],
+        vec![
+            account("TIER_100K".into()),
+            number("TIER_10K".into()),
+            number("TIER_10K".into()),
+        ],
     ] {
         for last in [number("TIER_1K".into()), account("TIER_1K".into())] {
             let mut memory = Memory::default();
             let said = [first.clone(), vec![last]].concat();
-            let arrival = |said| Arrival { said, fails: false, commits: true };
+            let arrival = |said| Arrival {
+                said,
+                fails: false,
+                commits: true,
+            };
             for said_before in 0..first.len() {
-                deliver(&mut memory, &said, &[arrival(said_before)], &|_| at(NEW_YEAR));
+                deliver(&mut memory, &said, &[arrival(said_before)], &|_| {
+                    at(NEW_YEAR)
+                });
             }
-            deliver(&mut memory, &said, &[arrival(first.len())], &|_| at(LONG_AGO));
+            deliver(&mut memory, &said, &[arrival(first.len())], &|_| {
+                at(LONG_AGO)
+            });
             let samples = memory.samples();
-            assert_eq!(value(&samples, "whatsapp_phone_number_messaging_limit", &[]), Some(1000.0), "{said:?}");
+            assert_eq!(
+                value(&samples, "whatsapp_phone_number_messaging_limit", &[]),
+                Some(1000.0),
+                "{said:?}"
+            );
             let falls = "whatsapp_phone_number_messaging_limit_changes_total";
-            assert_eq!(value(&samples, falls, &[("direction", "down")]), Some(1.0), "{said:?}");
+            assert_eq!(
+                value(&samples, falls, &[("direction", "down")]),
+                Some(1.0),
+                "{said:?}"
+            );
         }
     }
 }
 
 #[test]
 fn after_a_restart_an_account_finds_the_number_that_had_another_limit() {
-    let said = [account("TIER_2K".into()), number("TIER_250".into()), account("TIER_2K".into())];
-    let arrival = |said| Arrival { said, fails: false, commits: true };
+    let said = [
+        account("TIER_2K".into()),
+        number("TIER_250".into()),
+        account("TIER_2K".into()),
+    ];
+    let arrival = |said| Arrival {
+        said,
+        fails: false,
+        commits: true,
+    };
     let mut memory = Memory::default();
     let mut draft = memory.fold.draft();
-    for change in [0, 1].into_iter().flat_map(|index| said[index].changes(index)) {
+    for change in [0, 1]
+        .into_iter()
+        .flat_map(|index| said[index].changes(index))
+    {
         draft.apply(&change, at(NEW_YEAR));
     }
     let mut restarted = Memory::default();
-    draft.batch().records().iter().for_each(|record| restarted.fold.restore(record.clone()));
+    draft
+        .batch()
+        .records()
+        .iter()
+        .for_each(|record| restarted.fold.restore(record.clone()));
     deliver(&mut restarted, &said, &[arrival(2)], &|_| at(NEW_YEAR));
-    assert_eq!(value(&restarted.samples(), "whatsapp_phone_number_messaging_limit", &[]), Some(2000.0));
+    assert_eq!(
+        value(
+            &restarted.samples(),
+            "whatsapp_phone_number_messaging_limit",
+            &[]
+        ),
+        Some(2000.0)
+    );
 }
 
 #[test]
 fn an_account_that_repeats_itself_finds_the_number_that_took_another_limit_just_before() {
-    let said = [account("TIER_2K".into()), number(Json::Null), number("TIER_250".into()), account("TIER_2K".into())];
+    let said = [
+        account("TIER_2K".into()),
+        number(Json::Null),
+        number("TIER_250".into()),
+        account("TIER_2K".into()),
+    ];
     let mut memory = Memory::default();
     let arrivals = [(0, true), (1, true), (2, false), (3, true)];
-    let arrivals = arrivals.map(|(said, commits)| Arrival { said, fails: false, commits });
+    let arrivals = arrivals.map(|(said, commits)| Arrival {
+        said,
+        fails: false,
+        commits,
+    });
     deliver(&mut memory, &said, &arrivals, &|_| at(NEW_YEAR));
-    assert_eq!(value(&memory.samples(), "whatsapp_phone_number_messaging_limit", &[]), Some(2000.0));
+    assert_eq!(
+        value(
+            &memory.samples(),
+            "whatsapp_phone_number_messaging_limit",
+            &[]
+        ),
+        Some(2000.0)
+    );
 }
 
 #[test]
@@ -197,46 +295,93 @@ fn an_account_that_repeats_itself_finds_the_number_that_did_not_follow_it() {
     ];
     let mut memory = Memory::default();
     // The account's fall arrives late, when the number has said something newer.
-    for (index, limit) in [(0, None), (1, Some(2000.0)), (3, Some(2000.0)), (2, Some(2000.0)), (4, Some(250.0))] {
-        let arrival = Arrival { said: index, fails: false, commits: true };
+    for (index, limit) in [
+        (0, None),
+        (1, Some(2000.0)),
+        (3, Some(2000.0)),
+        (2, Some(2000.0)),
+        (4, Some(250.0)),
+    ] {
+        let arrival = Arrival {
+            said: index,
+            fails: false,
+            commits: true,
+        };
         deliver(&mut memory, &said, &[arrival], &|_| at(NEW_YEAR));
-        let shown = value(&memory.samples(), "whatsapp_phone_number_messaging_limit", &[]);
+        let shown = value(
+            &memory.samples(),
+            "whatsapp_phone_number_messaging_limit",
+            &[],
+        );
         assert_eq!(shown, limit, "after delivery {index}");
     }
 }
 
 #[test]
 fn a_draft_that_is_dropped_leaves_nothing_behind() {
-    let said = [account("TIER_2K".into()), number("TIER_250".into()), account("TIER_1K".into())];
+    let said = [
+        account("TIER_2K".into()),
+        number("TIER_250".into()),
+        account("TIER_1K".into()),
+    ];
     let mut memory = Memory::default();
     for first in 0..said.len() {
         let before = format!("{:?}", memory.fold);
         let mut draft = memory.fold.draft();
-        said.iter().enumerate().skip(first).for_each(|(index, said)| {
-            for change in said.changes(index) {
-                draft.apply(&change, at(NEW_YEAR));
-            }
-        });
+        said.iter()
+            .enumerate()
+            .skip(first)
+            .for_each(|(index, said)| {
+                for change in said.changes(index) {
+                    draft.apply(&change, at(NEW_YEAR));
+                }
+            });
         drop(draft);
         assert_eq!(format!("{:?}", memory.fold), before);
-        let arrival = Arrival { said: first, fails: false, commits: true };
+        let arrival = Arrival {
+            said: first,
+            fails: false,
+            commits: true,
+        };
         deliver(&mut memory, &said, &[arrival], &|_| at(NEW_YEAR));
     }
 }
 
 fn account(limit: Word) -> Said {
-    let what = What::Capability { portfolio: limit, per_phone: Json::Null, business: None, waba: None };
-    Said { account: "300000000000101".into(), what }
+    let what = What::Capability {
+        portfolio: limit,
+        per_phone: Json::Null,
+        business: None,
+        waba: None,
+    };
+    Said {
+        account: "300000000000101".into(),
+        what,
+    }
 }
 
 fn number(limit: Word) -> Said {
     let number = "447700900101".into();
-    let what = What::Quality { number, event: "ONBOARDING", portfolio: Json::Null, current: limit, old: Json::Null };
-    Said { account: "300000000000101".into(), what }
+    let what = What::Quality {
+        number,
+        event: "ONBOARDING",
+        portfolio: Json::Null,
+        current: limit,
+        old: Json::Null,
+    };
+    Said {
+        account: "300000000000101".into(),
+        what,
+    }
 }
 
 /// Folds the deliveries as they arrive.
-fn deliver(memory: &mut Memory, said: &[Said], arrivals: &[Arrival], clock: &dyn Fn(usize) -> Timestamp) {
+fn deliver(
+    memory: &mut Memory,
+    said: &[Said],
+    arrivals: &[Arrival],
+    clock: &dyn Fn(usize) -> Timestamp,
+) {
     let apply = |memory: &mut Memory, batch: &[usize], commits: bool| {
         let mut draft = memory.fold.draft();
         for index in batch {
@@ -264,7 +409,9 @@ fn deliver(memory: &mut Memory, said: &[Said], arrivals: &[Arrival], clock: &dyn
 /// What the program has after a start on this storage.
 fn load(store: &mut Sqlite) -> Memory {
     let mut memory = Memory::default();
-    store.load(&mut |record: Record| memory.fold.restore(record)).unwrap();
+    store
+        .load(&mut |record: Record| memory.fold.restore(record))
+        .unwrap();
     memory
 }
 
@@ -279,8 +426,13 @@ fn lawful(memory: &Memory) -> BTreeSet<String> {
         "whatsapp_business_account_messaging_limit",
         "whatsapp_business_account_max_phone_numbers",
     ];
-    let samples = memory.samples().into_iter().filter(|sample| LAWFUL.contains(&sample.name.as_str()));
-    samples.map(|sample| line(&sample.name, sample.labels, sample.value)).collect()
+    let samples = memory
+        .samples()
+        .into_iter()
+        .filter(|sample| LAWFUL.contains(&sample.name.as_str()));
+    samples
+        .map(|sample| line(&sample.name, sample.labels, sample.value))
+        .collect()
 }
 
 /// The same samples, from deliveries in the order in which they happened, by the words of the law: of each
@@ -303,7 +455,13 @@ fn model(said: &[Said]) -> BTreeSet<String> {
     let mut accounts: BTreeMap<&str, Account> = BTreeMap::new();
     for (time, Said { account, what }) in said.iter().enumerate() {
         match what {
-            What::Quality { number, event, portfolio, current, .. } => {
+            What::Quality {
+                number,
+                event,
+                portfolio,
+                current,
+                ..
+            } => {
                 let number = numbers.entry((account, number)).or_default();
                 *number.events.entry(event).or_default() += 1;
                 number.last_event = time;
@@ -314,17 +472,28 @@ fn model(said: &[Said]) -> BTreeSet<String> {
                     _ => {}
                 }
                 match (limit_of(portfolio), limit_of(current)) {
-                    (Some(limit), _) if limit > 0.0 && *event != "THROUGHPUT_UPGRADE" && !account.is_empty() => {
+                    (Some(limit), _)
+                        if limit > 0.0 && *event != "THROUGHPUT_UPGRADE" && !account.is_empty() =>
+                    {
                         accounts.entry(account).or_default().limit = Some((time, limit));
                     }
                     (portfolio, current) => {
                         let positive = |limit: &f64| *limit > 0.0;
-                        let limit = portfolio.filter(positive).or(current.filter(positive)).or(portfolio).or(current);
+                        let limit = portfolio
+                            .filter(positive)
+                            .or(current.filter(positive))
+                            .or(portfolio)
+                            .or(current);
                         number.limit = limit.map(|limit| (time, limit)).or(number.limit);
                     }
                 }
             }
-            What::Capability { portfolio, per_phone, business, waba } => {
+            What::Capability {
+                portfolio,
+                per_phone,
+                business,
+                waba,
+            } => {
                 let account = accounts.entry(account).or_default();
                 let mut limits = [portfolio, per_phone].into_iter().filter_map(limit_of);
                 if let Some(limit) = limits.find(|limit| *limit > 0.0) {
@@ -346,24 +515,49 @@ fn model(said: &[Said]) -> BTreeSet<String> {
     for ((account, number), known) in &numbers {
         let labels = [("waba_id", *account), ("phone_number", *number)];
         let of_account = accounts.get(account).and_then(|account| account.limit);
-        if let Some((_, limit)) = known.limit.into_iter().chain(of_account).max_by_key(|(time, _)| *time) {
+        if let Some((_, limit)) = known
+            .limit
+            .into_iter()
+            .chain(of_account)
+            .max_by_key(|(time, _)| *time)
+        {
             show("phone_number_messaging_limit", &labels, limit);
         }
         show("phone_number_flagged", &labels, known.flagged.into());
-        show("phone_number_high_throughput", &labels, known.high_throughput.into());
+        show(
+            "phone_number_high_throughput",
+            &labels,
+            known.high_throughput.into(),
+        );
         for kind in EventKind::ALL.map(EventKind::as_str) {
             let labels = [labels[0], labels[1], ("event", kind)];
-            show("phone_number_quality_events_total", &labels, known.events.get(kind).copied().unwrap_or(0).into());
+            show(
+                "phone_number_quality_events_total",
+                &labels,
+                known.events.get(kind).copied().unwrap_or(0).into(),
+            );
         }
-        show("phone_number_last_event_timestamp_seconds", &labels, happened(known.last_event) as f64);
+        show(
+            "phone_number_last_event_timestamp_seconds",
+            &labels,
+            happened(known.last_event) as f64,
+        );
     }
     for (account, known) in &accounts {
         if let Some((_, limit)) = known.limit {
-            show("business_account_messaging_limit", &[("waba_id", account)], limit);
+            show(
+                "business_account_messaging_limit",
+                &[("waba_id", account)],
+                limit,
+            );
         }
         for (scope, most) in ["business", "waba"].into_iter().zip(known.most) {
             if let Some(most) = most {
-                show("business_account_max_phone_numbers", &[("waba_id", account), ("scope", scope)], most as f64);
+                show(
+                    "business_account_max_phone_numbers",
+                    &[("waba_id", account), ("scope", scope)],
+                    most as f64,
+                );
             }
         }
     }
@@ -393,12 +587,23 @@ impl Said {
     /// What the parser makes of it; its place among the others is its time.
     fn changes(&self, index: usize) -> Vec<Change> {
         let (field, value) = match &self.what {
-            What::Quality { number, event, portfolio, current, old } => (
+            What::Quality {
+                number,
+                event,
+                portfolio,
+                current,
+                old,
+            } => (
                 "phone_number_quality_update",
                 json!({"display_phone_number": number, "event": event, "current_limit": current, "old_limit": old,
                     "max_daily_conversations_per_business": portfolio}),
             ),
-            What::Capability { portfolio, per_phone, business, waba } => (
+            What::Capability {
+                portfolio,
+                per_phone,
+                business,
+                waba,
+            } => (
                 "business_capability_update",
                 json!({"max_daily_conversations_per_business": portfolio, "max_daily_conversation_per_phone": per_phone,
                     "max_phone_numbers_per_business": business, "max_phone_numbers_per_waba": waba}),
@@ -412,8 +617,10 @@ impl Said {
 
 /// Deliveries of a few numbers and accounts, as many as a record remembers.
 fn plain() -> impl Strategy<Value = Vec<Said>> {
-    let account = prop::sample::select(vec!["300000000000101", "300000000000202", ""]).prop_map(str::to_owned);
-    let number = prop::sample::select(vec!["447700900101", "447700900202", "4477***00303"]).prop_map(str::to_owned);
+    let account = prop::sample::select(vec!["300000000000101", "300000000000202", ""])
+        .prop_map(str::to_owned);
+    let number = prop::sample::select(vec!["447700900101", "447700900202", "4477***00303"])
+        .prop_map(str::to_owned);
     let limit = prop::sample::select(LIMITS.as_slice()).prop_map(Json::from);
     vec(said(account, number, limit), 1..=WINDOW)
 }
@@ -435,19 +642,42 @@ fn said(
     limit: impl Strategy<Value = Word> + Clone + 'static,
 ) -> impl Strategy<Value = Said> {
     let limit = prop_oneof![Just(Json::Null), limit];
-    let named = account.clone().prop_map(|account| if account.is_empty() { "1".into() } else { account });
+    let named = account.clone().prop_map(|account| {
+        if account.is_empty() {
+            "1".into()
+        } else {
+            account
+        }
+    });
     let event = prop::sample::select(EventKind::ALL.map(EventKind::as_str).to_vec());
-    let quality = (account, number, event, limit.clone(), limit.clone(), limit.clone()).prop_map(
-        |(account, number, event, portfolio, current, old)| Said {
+    let quality = (
+        account,
+        number,
+        event,
+        limit.clone(),
+        limit.clone(),
+        limit.clone(),
+    )
+        .prop_map(|(account, number, event, portfolio, current, old)| Said {
             account,
-            what: What::Quality { number, event, portfolio, current, old },
-        },
-    );
+            what: What::Quality {
+                number,
+                event,
+                portfolio,
+                current,
+                old,
+            },
+        });
     let most = option::of(1..30_u64);
     let capability = (named, limit.clone(), limit, most.clone(), most).prop_map(
         |(account, portfolio, per_phone, business, waba)| Said {
             account,
-            what: What::Capability { portfolio, per_phone, business, waba },
+            what: What::Capability {
+                portfolio,
+                per_phone,
+                business,
+                waba,
+            },
         },
     );
     prop_oneof![3 => quality, 1 => capability]
@@ -456,11 +686,16 @@ fn said(
 /// Each delivery at least once, in any order, any of them again.
 fn in_any_order(deliveries: usize) -> impl Strategy<Value = Vec<Arrival>> {
     let again = vec(0..deliveries, 0..=deliveries);
-    again.prop_map(move |again| (0..deliveries).chain(again).collect::<Vec<_>>()).prop_shuffle().prop_flat_map(arriving)
+    again
+        .prop_map(move |again| (0..deliveries).chain(again).collect::<Vec<_>>())
+        .prop_shuffle()
+        .prop_flat_map(arriving)
 }
 
 /// Deliveries in one order: as they are, and with any of them again after any other.
-fn with_and_without_repetition(deliveries: usize) -> impl Strategy<Value = (Vec<Arrival>, Vec<Arrival>)> {
+fn with_and_without_repetition(
+    deliveries: usize,
+) -> impl Strategy<Value = (Vec<Arrival>, Vec<Arrival>)> {
     let order = Just((0..deliveries).collect::<Vec<_>>()).prop_shuffle();
     (order, vec(vec(any::<Index>(), 0..3), deliveries)).prop_flat_map(|(order, again)| {
         let mut repeated = Vec::new();
@@ -473,8 +708,19 @@ fn with_and_without_repetition(deliveries: usize) -> impl Strategy<Value = (Vec<
 }
 
 fn arriving(order: Vec<usize>) -> impl Strategy<Value = Vec<Arrival>> {
-    let fates = vec((prop::bool::weighted(0.2), prop::bool::weighted(0.4)), order.len());
+    let fates = vec(
+        (prop::bool::weighted(0.2), prop::bool::weighted(0.4)),
+        order.len(),
+    );
     fates.prop_map(move |fates| {
-        order.iter().zip(fates).map(|(said, (fails, commits))| Arrival { said: *said, fails, commits }).collect()
+        order
+            .iter()
+            .zip(fates)
+            .map(|(said, (fails, commits))| Arrival {
+                said: *said,
+                fails,
+                commits,
+            })
+            .collect()
     })
 }

@@ -1,7 +1,10 @@
 //! Behaviour as users see it: requests in, answers and samples out.
 
 #![cfg(test)]
-#![allow(unreachable_pub, reason = "nothing uses a test from outside, and `pub` tells what a module offers the others")]
+#![allow(
+    unreachable_pub,
+    reason = "nothing uses a test from outside, and `pub` tells what a module offers the others"
+)]
 
 mod alerting;
 mod api;

@@ -47,7 +47,10 @@ impl Memory {
     /// One that takes so many numbers, and so many accounts.
     pub fn with_at_most(max_phone_numbers: usize) -> Self {
         let table = Arc::new(Table::default());
-        Self { fold: Fold::new(Arc::clone(&table), max_phone_numbers), table }
+        Self {
+            fold: Fold::new(Arc::clone(&table), max_phone_numbers),
+            table,
+        }
     }
 
     /// Takes a delivery that arrives at `received`, and shows what it changed.
@@ -90,7 +93,11 @@ impl Memory {
 }
 
 fn unusable_limits(change: &Change) -> u32 {
-    change.unknown.iter().filter(|unknown| unknown.field == UnknownField::Limit).count() as u32
+    change
+        .unknown
+        .iter()
+        .filter(|unknown| unknown.field == UnknownField::Limit)
+        .count() as u32
 }
 
 /// Shows a draft as if it had been committed.
@@ -101,17 +108,27 @@ pub fn publish(draft: Draft<'_>) {
 
 /// So many cases of a property; what fails is made small, however long that takes.
 pub fn cases(cases: u32) -> ProptestConfig {
-    ProptestConfig { max_shrink_iters: 1024, ..ProptestConfig::with_cases(cases) }
+    ProptestConfig {
+        max_shrink_iters: 1024,
+        ..ProptestConfig::with_cases(cases)
+    }
 }
 
 /// A provider by its name.
 pub fn provider(name: &str) -> &'static dyn Provider {
-    *providers::ALL.iter().find(|provider| provider.name() == name).unwrap()
+    *providers::ALL
+        .iter()
+        .find(|provider| provider.name() == name)
+        .unwrap()
 }
 
 /// The changes of a body.
 pub fn changes(provider: &dyn Provider, body: &str) -> Vec<Change> {
-    provider.parse(&post(body.as_bytes())).unwrap().changes.into_vec()
+    provider
+        .parse(&post(body.as_bytes()))
+        .unwrap()
+        .changes
+        .into_vec()
 }
 
 /// A whole second of the Unix epoch.
@@ -120,11 +137,21 @@ pub fn at(seconds: i64) -> Timestamp {
 }
 
 pub fn get(query: &str) -> Delivery<'_> {
-    Delivery { method: &Method::GET, query, content_type: b"", body: b"" }
+    Delivery {
+        method: &Method::GET,
+        query,
+        content_type: b"",
+        body: b"",
+    }
 }
 
 pub fn post(body: &[u8]) -> Delivery<'_> {
-    Delivery { method: &Method::POST, query: "", content_type: b"", body }
+    Delivery {
+        method: &Method::POST,
+        query: "",
+        content_type: b"",
+        body,
+    }
 }
 
 pub fn example(provider: &dyn Provider) -> Delivery<'static> {

@@ -120,13 +120,19 @@ fn nesting_has_no_depth_that_hurts() {
         r#"{{"unknown":{list},"entry":[{{"id":"1","time":1,"unknown":{object},"changes":[{{"field":
         "phone_number_quality_update","value":{{"unknown":{list},"display_phone_number":"2","event":"FLAGGED"}}}}]}}]}}"#
     );
-    assert_eq!(reads(&post(unknown.as_bytes())), 1, "what is unknown must not void what is known, however deep it is");
+    assert_eq!(
+        reads(&post(unknown.as_bytes())),
+        1,
+        "what is unknown must not void what is known, however deep it is"
+    );
 }
 
 #[test]
 fn bytes_that_are_not_utf8_void_the_body() {
     for body in bodies() {
-        let at = body.rfind(|character: char| character.is_ascii_digit()).unwrap();
+        let at = body
+            .rfind(|character: char| character.is_ascii_digit())
+            .unwrap();
         let mut broken = body.as_bytes().to_vec();
         broken[at] = 0xff;
         for provider in providers::ALL {
@@ -141,18 +147,33 @@ fn reads(delivery: &Delivery<'_>) -> usize {
     let mut changes = 0;
     for provider in providers::ALL {
         let parsed = provider.parse(delivery);
-        assert_eq!(parsed, provider.parse(delivery), "{provider:?} does not read the same twice");
+        assert_eq!(
+            parsed,
+            provider.parse(delivery),
+            "{provider:?} does not read the same twice"
+        );
         let Ok(parsed) = parsed else { continue };
         let counted = parsed.ignored + parsed.test + parsed.invalid;
-        assert!(counted > 0 || !parsed.changes.is_empty(), "{provider:?} does not say what it read");
-        assert_eq!(parsed.first_invalid.is_some(), parsed.invalid > 0, "{provider:?} does not say why");
+        assert!(
+            counted > 0 || !parsed.changes.is_empty(),
+            "{provider:?} does not say what it read"
+        );
+        assert_eq!(
+            parsed.first_invalid.is_some(),
+            parsed.invalid > 0,
+            "{provider:?} does not say why"
+        );
         for change in &parsed.changes {
             assert_eq!(change.account.provider, provider.name());
             assert!(change.account.waba_id.as_str().chars().count() <= 64);
             match &change.subject {
                 Subject::PhoneNumber { phone_number, .. } => {
                     let number = phone_number.as_str();
-                    assert!(!number.is_empty() && number.chars().count() <= 64 && !number.contains(['<', '>']));
+                    assert!(
+                        !number.is_empty()
+                            && number.chars().count() <= 64
+                            && !number.contains(['<', '>'])
+                    );
                 }
                 Subject::Account(_) => assert!(!change.account.waba_id.is_empty()),
             }
@@ -168,17 +189,29 @@ fn bodies() -> Vec<&'static str> {
         Example::Json(body) => Some(body),
         Example::Query(_) => None,
     };
-    providers::ALL.iter().filter_map(|provider| body(provider.example())).collect()
+    providers::ALL
+        .iter()
+        .filter_map(|provider| body(provider.example()))
+        .collect()
 }
 
 /// The JSON pointers of all its values.
 fn places(value: &Json, here: &str) -> Vec<String> {
     let inside: Vec<(String, &Json)> = match value {
-        Json::Object(object) => object.iter().map(|(key, value)| (format!("{here}/{key}"), value)).collect(),
-        Json::Array(list) => list.iter().enumerate().map(|(index, value)| (format!("{here}/{index}"), value)).collect(),
+        Json::Object(object) => object
+            .iter()
+            .map(|(key, value)| (format!("{here}/{key}"), value))
+            .collect(),
+        Json::Array(list) => list
+            .iter()
+            .enumerate()
+            .map(|(index, value)| (format!("{here}/{index}"), value))
+            .collect(),
         _ => Vec::new(),
     };
-    let deeper = inside.into_iter().flat_map(|(place, value)| places(value, &place));
+    let deeper = inside
+        .into_iter()
+        .flat_map(|(place, value)| places(value, &place));
     std::iter::once(here.to_owned()).chain(deeper).collect()
 }
 
@@ -188,7 +221,14 @@ fn word() -> impl Strategy<Value = String> {
 
 /// The name of a query's parameter.
 fn parameter() -> impl Strategy<Value = String> {
-    let names = vec!["display_phone_number", "Phone_No", "event", "EVENT", "current_limit", "old_limit"];
+    let names = vec![
+        "display_phone_number",
+        "Phone_No",
+        "event",
+        "EVENT",
+        "current_limit",
+        "old_limit",
+    ];
     prop_oneof![4 => prop::sample::select(names).prop_map(str::to_owned), 1 => word()]
 }
 
@@ -209,7 +249,8 @@ fn json() -> impl Strategy<Value = Json> {
     leaf.prop_recursive(6, 64, 6, |inner| {
         prop_oneof![
             vec(inner.clone(), 0..6).prop_map(Json::from),
-            vec((word(), inner), 0..6).prop_map(|fields| fields.into_iter().collect::<Map<_, _>>().into()),
+            vec((word(), inner), 0..6)
+                .prop_map(|fields| fields.into_iter().collect::<Map<_, _>>().into()),
         ]
     })
 }

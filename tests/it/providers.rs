@@ -60,7 +60,10 @@ enum Expected {
 }
 
 fn one_applied() -> Outcomes {
-    Outcomes { applied: 1, ..Outcomes::default() }
+    Outcomes {
+        applied: 1,
+        ..Outcomes::default()
+    }
 }
 
 #[test]
@@ -68,15 +71,25 @@ fn every_fixture_of_every_provider_holds() {
     let mut failures = Vec::new();
     for provider in providers::ALL {
         let fixtures = fixtures(provider.name());
-        assert!(!fixtures.is_empty(), "provider {} has no fixtures", provider.name());
+        assert!(
+            !fixtures.is_empty(),
+            "provider {} has no fixtures",
+            provider.name()
+        );
         for (name, text) in fixtures {
-            let fixture = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
+            let fixture =
+                serde_json::from_str(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
             if let Err(what) = check(*provider, &fixture) {
                 failures.push(format!("{name}: {what}\n  why it matters: {}", fixture.why));
             }
         }
     }
-    assert!(failures.is_empty(), "{} fixtures fail:\n{}", failures.len(), failures.join("\n"));
+    assert!(
+        failures.is_empty(),
+        "{} fixtures fail:\n{}",
+        failures.len(),
+        failures.join("\n")
+    );
 }
 
 #[test]
@@ -84,7 +97,9 @@ fn the_example_of_every_provider_is_one_change() {
     for provider in providers::ALL {
         let delivery = example(*provider);
         assert!(provider.methods().contains(delivery.method), "{provider:?}");
-        let outcomes = Memory::default().deliver(*provider, &delivery, at(NEW_YEAR)).unwrap();
+        let outcomes = Memory::default()
+            .deliver(*provider, &delivery, at(NEW_YEAR))
+            .unwrap();
         assert_eq!(outcomes, one_applied(), "{provider:?}");
     }
 }
@@ -101,15 +116,33 @@ fn an_account_is_one_providers_alone() {
         {"field": "business_capability_update", "value": {"max_daily_conversations_per_business": 2000}}]}]});
     let mut memory = Memory::default();
     for (name, body) in [("8x8", of_8x8), ("meta", of_meta)] {
-        memory.deliver(provider(name), &post(body.to_string().as_bytes()), at(NEW_YEAR)).unwrap();
+        memory
+            .deliver(
+                provider(name),
+                &post(body.to_string().as_bytes()),
+                at(NEW_YEAR),
+            )
+            .unwrap();
     }
     let samples = memory.samples();
     let shown = |name, provider| value(&samples, name, &[("provider", provider)]);
-    assert_eq!(shown("whatsapp_phone_number_messaging_limit", "meta"), Some(2000.0));
-    assert_eq!(shown("whatsapp_phone_number_messaging_limit", "8x8"), Some(1000.0));
+    assert_eq!(
+        shown("whatsapp_phone_number_messaging_limit", "meta"),
+        Some(2000.0)
+    );
+    assert_eq!(
+        shown("whatsapp_phone_number_messaging_limit", "8x8"),
+        Some(1000.0)
+    );
     assert_eq!(shown("whatsapp_phone_number_flagged", "8x8"), Some(0.0));
-    assert_eq!(shown("whatsapp_business_account_messaging_limit", "meta"), Some(2000.0));
-    assert_eq!(shown("whatsapp_business_account_messaging_limit", "8x8"), None);
+    assert_eq!(
+        shown("whatsapp_business_account_messaging_limit", "meta"),
+        Some(2000.0)
+    );
+    assert_eq!(
+        shown("whatsapp_business_account_messaging_limit", "8x8"),
+        None
+    );
 }
 
 #[test]
@@ -124,7 +157,10 @@ fn a_number_and_an_account_remember_their_last_thirty_two_deliveries() {
     };
     let duplicates = |memory: &mut Memory, time: i64| {
         let body = json!({"entry": [quality(time), capability(time)]}).to_string();
-        memory.deliver(provider("meta"), &post(body.as_bytes()), at(NEW_YEAR)).unwrap().duplicate
+        memory
+            .deliver(provider("meta"), &post(body.as_bytes()), at(NEW_YEAR))
+            .unwrap()
+            .duplicate
     };
     let first = 1_766_000_000;
     let mut memory = Memory::default();
@@ -140,7 +176,11 @@ fn a_number_and_an_account_remember_their_last_thirty_two_deliveries() {
         );
     }
     assert_eq!(duplicates(&mut memory, first), 0, "the window has no end");
-    assert_eq!(duplicates(&mut memory, first), 2, "what was forgotten is remembered anew");
+    assert_eq!(
+        duplicates(&mut memory, first),
+        2,
+        "what was forgotten is remembered anew"
+    );
 }
 
 #[test]
@@ -156,7 +196,9 @@ fn what_is_beyond_the_cap_is_refused_and_the_known_go_on() {
     let mut memory = Memory::with_at_most(2);
     let mut deliver = |entries: &[serde_json::Value]| {
         let body = json!({ "entry": entries }).to_string();
-        let outcomes = memory.deliver(provider("meta"), &post(body.as_bytes()), at(NEW_YEAR)).unwrap();
+        let outcomes = memory
+            .deliver(provider("meta"), &post(body.as_bytes()), at(NEW_YEAR))
+            .unwrap();
         (outcomes.applied, outcomes.refused)
     };
     assert_eq!(deliver(&[number("1", "1", 1), account("1", 1)]), (2, 0));
@@ -164,9 +206,26 @@ fn what_is_beyond_the_cap_is_refused_and_the_known_go_on() {
     let known = [number("1", "1", 2), account("1", 2)];
     let second = [number("1", "2", 2), account("2", 2)];
     let third = [number("2", "1", 2), account("3", 2)];
-    assert_eq!(deliver(&[known.as_slice(), &second, &third].concat()), (4, 2));
-    assert_eq!(deliver(&[number("1", "1", 3), account("3", 3), number("2", "1", 3), account("1", 3)]), (2, 2));
-    assert_eq!((memory.table.phone_numbers_len(), memory.table.accounts_len()), (2, 2));
+    assert_eq!(
+        deliver(&[known.as_slice(), &second, &third].concat()),
+        (4, 2)
+    );
+    assert_eq!(
+        deliver(&[
+            number("1", "1", 3),
+            account("3", 3),
+            number("2", "1", 3),
+            account("1", 3)
+        ]),
+        (2, 2)
+    );
+    assert_eq!(
+        (
+            memory.table.phone_numbers_len(),
+            memory.table.accounts_len()
+        ),
+        (2, 2)
+    );
 }
 
 #[test]
@@ -180,18 +239,31 @@ fn the_largest_delivery_of_meta_arrives_whole() {
                 "value": {"display_phone_number": format!("4477009{index:05}"), "event": "FLAGGED", "note": padding}})
         })
         .collect();
-    let body = json!({"entry": [{"id": "300000000000101", "time": 1_766_000_000, "changes": changes}]}).to_string();
+    let body =
+        json!({"entry": [{"id": "300000000000101", "time": 1_766_000_000, "changes": changes}]})
+            .to_string();
     assert!(body.len() > 3_000_000);
     let answer = exporter.post("/webhooks/meta", &body);
-    assert_eq!((answer.status, answer.json()["applied"].as_u64()), (200, Some(1000)), "{}", answer.text());
-    assert_eq!(exporter.value("whatsapp_exporter_phone_numbers", &[]), Some(1000.0));
+    assert_eq!(
+        (answer.status, answer.json()["applied"].as_u64()),
+        (200, Some(1000)),
+        "{}",
+        answer.text()
+    );
+    assert_eq!(
+        exporter.value("whatsapp_exporter_phone_numbers", &[]),
+        Some(1000.0)
+    );
 }
 
 #[test]
 fn customers_are_never_logged() {
     const CUSTOMER: &str = "491710000001";
     let storage = tempfile::tempdir().unwrap();
-    let exporter = Exporter::start(storage.path(), &["--log.level=debug", "--log.phone-numbers"]);
+    let exporter = Exporter::start(
+        storage.path(),
+        &["--log.level=debug", "--log.phone-numbers"],
+    );
     let mut value = json!({"display_phone_number": "447700900101", "event": CUSTOMER});
     for name in ["from", "mobile", "recipient_id"] {
         value[name] = CUSTOMER.into();
@@ -200,22 +272,44 @@ fn customers_are_never_logged() {
         {"field": "messages", "value": {"messages": [{"from": CUSTOMER}], "statuses": [{"recipient_id": CUSTOMER}]}},
         {"field": "phone_number_quality_update", "value": {"from": CUSTOMER}},
         {"field": "phone_number_quality_update", "value": value}]);
-    let answer = exporter.post("/webhooks/meta", &json!({"entry": [{"id": "1", "changes": changes}]}).to_string());
+    let answer = exporter.post(
+        "/webhooks/meta",
+        &json!({"entry": [{"id": "1", "changes": changes}]}).to_string(),
+    );
     assert_eq!(answer.json()["ignored"], 1, "{}", answer.text());
     let message = format!("/webhooks/kaleyra?from={CUSTOMER}&mobile={CUSTOMER}&body=Hi");
-    assert_eq!(request(exporter.webhook, "GET", &message, &[], b"").unwrap().json()["ignored"], 1);
+    assert_eq!(
+        request(exporter.webhook, "GET", &message, &[], b"")
+            .unwrap()
+            .json()["ignored"],
+        1
+    );
     exporter.post("/webhooks/meta", CUSTOMER);
 
-    wait_for("the log of the last request", || exporter.log().contains("not an object"));
+    wait_for("the log of the last request", || {
+        exporter.log().contains("not an object")
+    });
     let log = exporter.log();
-    assert!(log.contains("447700900101") && log.contains("invalid"), "the log does not tell what came:\n{log}");
+    assert!(
+        log.contains("447700900101") && log.contains("invalid"),
+        "the log does not tell what came:\n{log}"
+    );
     assert!(!log.contains(CUSTOMER), "{log}");
 }
 
 /// The fixtures of a provider with their names, in the order of those.
 fn fixtures(provider: &str) -> BTreeMap<String, String> {
-    let folder: PathBuf = [env!("CARGO_MANIFEST_DIR"), "tests", "fixtures", "providers", provider].iter().collect();
-    let files = fs::read_dir(&folder).unwrap_or_else(|error| panic!("no fixtures of {provider}: {error}"));
+    let folder: PathBuf = [
+        env!("CARGO_MANIFEST_DIR"),
+        "tests",
+        "fixtures",
+        "providers",
+        provider,
+    ]
+    .iter()
+    .collect();
+    let files =
+        fs::read_dir(&folder).unwrap_or_else(|error| panic!("no fixtures of {provider}: {error}"));
     let read = |file: fs::DirEntry| {
         let name = format!("{provider}/{}", file.file_name().display());
         (name.clone(), fixture(&format!("fixtures/providers/{name}")))
@@ -232,14 +326,28 @@ fn check(provider: &dyn Provider, fixture: &Fixture) -> Result<(), String> {
             (Some(query), None, None, None) => get(query),
             (None, Some(body), None, None) => post(body.get().as_bytes()),
             (None, None, Some(raw), None) => post(raw.as_bytes()),
-            (None, None, None, Some(form)) => Delivery { content_type, ..post(form.as_bytes()) },
-            _ => return Err(format!("delivery {number} is not one of query, body, raw and form")),
+            (None, None, None, Some(form)) => Delivery {
+                content_type,
+                ..post(form.as_bytes())
+            },
+            _ => {
+                return Err(format!(
+                    "delivery {number} is not one of query, body, raw and form"
+                ));
+            }
         };
         let outcome = memory.deliver(provider, &delivery, at(clock));
         match outcome {
             Err(_) if step.error => {}
-            Ok(outcome) if !step.error && outcome == step.outcome => accepted += outcome.applied + outcome.stale,
-            _ => return Err(format!("delivery {number} came to {outcome:?}, expected {:?}", step.outcome)),
+            Ok(outcome) if !step.error && outcome == step.outcome => {
+                accepted += outcome.applied + outcome.stale
+            }
+            _ => {
+                return Err(format!(
+                    "delivery {number} came to {outcome:?}, expected {:?}",
+                    step.outcome
+                ));
+            }
         }
     }
     let page = memory.page();
@@ -250,11 +358,19 @@ fn check(provider: &dyn Provider, fixture: &Fixture) -> Result<(), String> {
     for (name, labels, expected) in &fixture.series {
         match find(&samples, name, labels).as_slice() {
             [found] if found.value == expected.value() => {}
-            found => return Err(format!("{name}{labels:?} is {found:?}, expected {:?}", expected.value())),
+            found => {
+                return Err(format!(
+                    "{name}{labels:?} is {found:?}, expected {:?}",
+                    expected.value()
+                ));
+            }
         }
     }
     for (name, labels) in &fixture.absent {
-        let known = PHONE_NUMBER.iter().map(|family| family.name).chain(ACCOUNT.iter().map(|family| family.name));
+        let known = PHONE_NUMBER
+            .iter()
+            .map(|family| family.name)
+            .chain(ACCOUNT.iter().map(|family| family.name));
         if !known.into_iter().any(|known| known == name) {
             return Err(format!("{name} is absent because there is no such family"));
         }
@@ -262,7 +378,11 @@ fn check(provider: &dyn Provider, fixture: &Fixture) -> Result<(), String> {
             return Err(format!("{found:?} should not be there"));
         }
     }
-    match fixture.never.iter().find(|text| page.contains(text.as_str())) {
+    match fixture
+        .never
+        .iter()
+        .find(|text| page.contains(text.as_str()))
+    {
         Some(text) => Err(format!("{text} is on the page")),
         None => Ok(()),
     }
@@ -270,7 +390,10 @@ fn check(provider: &dyn Provider, fixture: &Fixture) -> Result<(), String> {
 
 fn find<'a>(samples: &'a [Sample], name: &str, labels: &Labels) -> Vec<&'a Sample> {
     let carries = |sample: &&Sample| {
-        sample.name == name && labels.iter().all(|(label, value)| sample.labels.get(label) == Some(value))
+        sample.name == name
+            && labels
+                .iter()
+                .all(|(label, value)| sample.labels.get(label) == Some(value))
     };
     samples.iter().filter(carries).collect()
 }

@@ -18,14 +18,25 @@ fn its_commands_print_what_it_says() {
     let (start, _) = readme.split_once("\n## ").unwrap();
     let commands = blocks(start, "sh");
     let (first, curls) = commands.split_first().unwrap();
-    assert_eq!(first.lines().collect::<Vec<_>>(), ["make run", "make test"], "make test is what runs this");
+    assert_eq!(
+        first.lines().collect::<Vec<_>>(),
+        ["make run", "make test"],
+        "make test is what runs this"
+    );
 
     let ports = Ports::free();
     let exporter = ports.make_run();
     let mut printed = Vec::new();
     for command in curls {
-        let output = Command::new("sh").args(["-c", &ports.put_into(command)]).output().unwrap();
-        assert!(output.status.success(), "{command}\n{}", String::from_utf8_lossy(&output.stderr));
+        let output = Command::new("sh")
+            .args(["-c", &ports.put_into(command)])
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{command}\n{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         printed.push(String::from_utf8(output.stdout).unwrap());
     }
     assert_eq!(printed.len(), 2);
@@ -35,9 +46,15 @@ fn its_commands_print_what_it_says() {
 
     assert_eq!(exporter.curls.len(), providers::ALL.len());
     for line in &exporter.curls {
-        let output = Command::new("sh").args(["-c", &ports.put_into(line)]).output().unwrap();
+        let output = Command::new("sh")
+            .args(["-c", &ports.put_into(line)])
+            .output()
+            .unwrap();
         let answer = String::from_utf8_lossy(&output.stdout);
-        assert!(answer.contains(r#""applied":1"#) || answer.contains(r#""duplicate":1"#), "{line}\n{answer}");
+        assert!(
+            answer.contains(r#""applied":1"#) || answer.contains(r#""duplicate":1"#),
+            "{line}\n{answer}"
+        );
     }
 }
 
@@ -45,17 +62,26 @@ fn its_commands_print_what_it_says() {
 fn its_links_lead_somewhere() {
     for page in ["README.md", "CONTRIBUTING.md"] {
         let text = fixture(&format!("../{page}"));
-        for link in text.split("](").skip(1).map(|rest| rest.split(')').next().unwrap()) {
+        for link in text
+            .split("](")
+            .skip(1)
+            .map(|rest| rest.split(')').next().unwrap())
+        {
             let file = link.split('#').next().unwrap();
             let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
-            assert!(link.starts_with("https://") || path.exists(), "{page}: {link} leads nowhere");
+            assert!(
+                link.starts_with("https://") || path.exists(),
+                "{page}: {link} leads nowhere"
+            );
         }
     }
 }
 
 /// A section of a page, without its heading.
 pub fn section<'a>(page: &'a str, heading: &str) -> &'a str {
-    let (_, rest) = page.split_once(&format!("\n## {heading}\n")).unwrap_or_else(|| panic!("no section {heading}"));
+    let (_, rest) = page
+        .split_once(&format!("\n## {heading}\n"))
+        .unwrap_or_else(|| panic!("no section {heading}"));
     rest.split("\n## ").next().unwrap()
 }
 
@@ -69,7 +95,11 @@ pub fn blocks(page: &str, language: &str) -> Vec<String> {
             && indentation.trim().is_empty()
         {
             let inside = lines.by_ref().take_while(|line| line.trim() != "```");
-            blocks.push(inside.map(|line| line.strip_prefix(indentation).unwrap_or(line).to_owned() + "\n").collect());
+            blocks.push(
+                inside
+                    .map(|line| line.strip_prefix(indentation).unwrap_or(line).to_owned() + "\n")
+                    .collect(),
+            );
         }
     }
     blocks
@@ -93,7 +123,11 @@ impl Ports {
 
     /// With one more that is free.
     pub fn with_free(self, documented: u16) -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
         if self.0.values().any(|taken| *taken == port) {
             self.with_free(documented)
         } else {
@@ -113,7 +147,10 @@ impl Ports {
         let replaced = pieces.map(|piece| {
             let digits = piece.trim_end_matches(|character: char| !character.is_ascii_digit());
             let port = digits.parse().ok().and_then(|port: u16| self.0.get(&port));
-            port.map_or_else(|| piece.to_owned(), |port| piece.replacen(digits, &port.to_string(), 1))
+            port.map_or_else(
+                || piece.to_owned(),
+                |port| piece.replacen(digits, &port.to_string(), 1),
+            )
         });
         replaced.collect()
     }
@@ -126,8 +163,14 @@ impl Ports {
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             // This test may itself have been started by make.
             .env_remove("MAKEFLAGS")
-            .env("WHATSAPP_EXPORTER_WEB_LISTEN_ADDRESS", format!("127.0.0.1:{web}"))
-            .env("WHATSAPP_EXPORTER_WEBHOOK_LISTEN_ADDRESS", format!("127.0.0.1:{webhook}"))
+            .env(
+                "WHATSAPP_EXPORTER_WEB_LISTEN_ADDRESS",
+                format!("127.0.0.1:{web}"),
+            )
+            .env(
+                "WHATSAPP_EXPORTER_WEBHOOK_LISTEN_ADDRESS",
+                format!("127.0.0.1:{webhook}"),
+            )
             .env("WHATSAPP_EXPORTER_STORAGE_PATH", storage.path())
             .stdout(Stdio::piped())
             .spawn()
@@ -139,15 +182,23 @@ impl Ports {
             .take(providers::ALL.len())
             .collect();
         let web = ([127, 0, 0, 1], web).into();
-        wait_for("make run to be ready", || request(web, "GET", "/-/ready", &[], b"").is_ok_and(|a| a.status == 200));
-        Running { child, curls, _storage: storage }
+        wait_for("make run to be ready", || {
+            request(web, "GET", "/-/ready", &[], b"").is_ok_and(|a| a.status == 200)
+        });
+        Running {
+            child,
+            curls,
+            _storage: storage,
+        }
     }
 }
 
 /// make hands the signal on to what it started.
 impl Drop for Running {
     fn drop(&mut self) {
-        let _ = Command::new("kill").args(["-s", "TERM", &self.child.id().to_string()]).status();
+        let _ = Command::new("kill")
+            .args(["-s", "TERM", &self.child.id().to_string()])
+            .status();
         let _ = self.child.wait();
     }
 }

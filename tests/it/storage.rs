@@ -18,7 +18,9 @@ use whatsapp_quality_exporter::{
 
 use crate::{
     memory::{Memory, NEW_YEAR, at, changes, provider},
-    support::{Answer, Exporter, Sample, allow_all, command, finish, fixture, request, value, wait_for},
+    support::{
+        Answer, Exporter, Sample, allow_all, command, finish, fixture, request, value, wait_for,
+    },
 };
 
 const DATABASE: &str = "whatsapp-quality-exporter.db";
@@ -48,7 +50,10 @@ fn a_killed_process_shows_the_same_when_it_is_back() {
         "whatsapp_business_account_messaging_limit_changed_timestamp_seconds{",
         "whatsapp_business_account_max_phone_numbers{",
     ] {
-        assert!(page.lines().any(|line| line.starts_with(family)), "{family} is not tested:\n{page}");
+        assert!(
+            page.lines().any(|line| line.starts_with(family)),
+            "{family} is not tested:\n{page}"
+        );
     }
 
     let exporter = exporter.kill_and_restart();
@@ -59,9 +64,13 @@ fn a_killed_process_shows_the_same_when_it_is_back() {
     for provider in ["meta", "8x8", "innopaas", "kaleyra"] {
         for family in ["last_accepted", "last_change"] {
             let family = format!("whatsapp_exporter_webhook_{family}_timestamp_seconds");
-            let time = |samples: &[Sample]| value(samples, &family, &[("provider", provider)]).unwrap();
+            let time =
+                |samples: &[Sample]| value(samples, &family, &[("provider", provider)]).unwrap();
             // It is stored once a second.
-            assert!((0.0..=1.0).contains(&(time(&samples) - time(&again))), "{provider}: {family}");
+            assert!(
+                (0.0..=1.0).contains(&(time(&samples) - time(&again))),
+                "{provider}: {family}"
+            );
         }
     }
 }
@@ -71,12 +80,18 @@ fn what_was_seen_before_a_restart_is_a_duplicate_after_it() {
     let folder = tempfile::tempdir().unwrap();
     let exporter = Exporter::start(folder.path(), &[]);
     let capability = capability(1, 1000);
-    assert_eq!(post(&exporter, &event("15550000001", 1)).json()["applied"], 1);
+    assert_eq!(
+        post(&exporter, &event("15550000001", 1)).json()["applied"],
+        1
+    );
     assert_eq!(post(&exporter, &capability).json()["applied"], 1);
     let page = kept(&exporter);
 
     let mut exporter = exporter.kill_and_restart();
-    assert_eq!(post(&exporter, &event("15550000001", 1)).json()["duplicate"], 1);
+    assert_eq!(
+        post(&exporter, &event("15550000001", 1)).json()["duplicate"],
+        1
+    );
     assert_eq!(exporter.end("TERM").code(), Some(0));
     let exporter = exporter.start_again();
     assert_eq!(post(&exporter, &capability).json()["duplicate"], 1);
@@ -89,34 +104,65 @@ fn what_no_longer_counts_is_overwritten_and_what_does_stays() {
     for (numbers, rounds) in [(500, 12), (3000, 6)] {
         let folder = tempfile::tempdir().unwrap();
         let exporter = Exporter::start(folder.path(), &[]);
-        assert_eq!(post(&exporter, &batch(0, "1666", 100)).json()["applied"], 100);
-        let reader =
-            || Connection::open_with_flags(folder.path().join(DATABASE), OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
-        let number = |statement: &str| reader().query_row(statement, [], |row| row.get::<_, i64>(0)).unwrap();
+        assert_eq!(
+            post(&exporter, &batch(0, "1666", 100)).json()["applied"],
+            100
+        );
+        let reader = || {
+            Connection::open_with_flags(
+                folder.path().join(DATABASE),
+                OpenFlags::SQLITE_OPEN_READ_ONLY,
+            )
+            .unwrap()
+        };
+        let number = |statement: &str| {
+            reader()
+                .query_row(statement, [], |row| row.get::<_, i64>(0))
+                .unwrap()
+        };
         let quiet = "SELECT sum(id) FROM versions WHERE key LIKE '%\"1666%'";
         let rows_of_the_quiet = number(quiet);
         for time in 0..rounds {
             if time == rounds / 2 {
                 // They overwrite, and are not to be overwritten.
-                assert_eq!(post(&exporter, &batch(0, "1777", 100)).json()["applied"], 100);
+                assert_eq!(
+                    post(&exporter, &batch(0, "1777", 100)).json()["applied"],
+                    100
+                );
             }
-            assert_eq!(post(&exporter, &batch(time, "1555", numbers)).json()["applied"], numbers);
+            assert_eq!(
+                post(&exporter, &batch(time, "1555", numbers)).json()["applied"],
+                numbers
+            );
         }
         let mut page = kept(&exporter);
         let mut exporter = exporter.kill_and_restart();
         assert_eq!(kept(&exporter), page);
         // It goes on where it ended.
         for time in rounds..rounds + 4 {
-            assert_eq!(post(&exporter, &batch(time, "1555", numbers)).json()["applied"], numbers);
+            assert_eq!(
+                post(&exporter, &batch(time, "1555", numbers)).json()["applied"],
+                numbers
+            );
             page = kept(&exporter);
             exporter = exporter.kill_and_restart();
             assert_eq!(kept(&exporter), page);
         }
 
-        assert_eq!(number("SELECT count(*) FROM documents WHERE key LIKE '[\"number\"%'"), numbers as i64 + 200);
+        assert_eq!(
+            number("SELECT count(*) FROM documents WHERE key LIKE '[\"number\"%'"),
+            numbers as i64 + 200
+        );
         let documents = number("SELECT count(*) FROM documents");
-        assert_eq!(number("SELECT count(*) FROM versions"), documents + documents.max(1024));
-        assert_eq!(number(quiet), rows_of_the_quiet, "what was not sent again was written again");
+        assert_eq!(
+            number("SELECT count(*) FROM versions"),
+            documents + documents.max(1024)
+        );
+        assert_eq!(
+            number(quiet),
+            rows_of_the_quiet,
+            "what was not sent again was written again"
+        );
     }
 }
 
@@ -143,7 +189,10 @@ fn in_a_folder_that_is_open_to_others_the_files_are_not() {
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let exporter = Exporter::start(folder.path(), &[]);
     assert_eq!(post(&exporter, &event("15550000001", 1)).status, 200);
-    let made: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|made| made.unwrap().path()).collect();
+    let made: Vec<_> = fs::read_dir(folder.path())
+        .unwrap()
+        .map(|made| made.unwrap().path())
+        .collect();
     assert!(made.len() >= 4, "{made:?}");
     for made in made {
         assert_eq!(mode(&made), 0o600, "{}", made.display());
@@ -157,9 +206,15 @@ fn a_folder_has_room_for_one_process() {
     assert_eq!(post(&exporter, &event("15550000001", 1)).status, 200);
     let sentence = refused(folder.path());
     assert!(sentence.contains("in use by another process"), "{sentence}");
-    assert!(sentence.contains(folder.path().to_str().unwrap()), "{sentence}");
+    assert!(
+        sentence.contains(folder.path().to_str().unwrap()),
+        "{sentence}"
+    );
 
-    assert_eq!(post(&exporter, &event("15550000001", 2)).json()["applied"], 1);
+    assert_eq!(
+        post(&exporter, &event("15550000001", 2)).json()["applied"],
+        1
+    );
     let exporter = exporter.kill_and_restart();
     assert_eq!(events(&exporter), 2.0);
 }
@@ -171,7 +226,13 @@ fn a_folder_that_cannot_be_made_is_refused() {
     fs::write(&file, "a file").unwrap();
     for storage in [file.clone(), file.join("data")] {
         let sentence = refused(&storage);
-        assert!(sentence.contains(&format!("cannot use the storage folder {}", storage.display())), "{sentence}");
+        assert!(
+            sentence.contains(&format!(
+                "cannot use the storage folder {}",
+                storage.display()
+            )),
+            "{sentence}"
+        );
         assert!(sentence.contains("--storage.path"), "{sentence}");
     }
     assert_eq!(fs::read_to_string(&file).unwrap(), "a file");
@@ -200,31 +261,52 @@ fn a_damaged_database_is_refused_and_left_as_it_is() {
     let other = TempDir::new().unwrap();
     let other_database = other.path().join("other.db");
     let connection = Connection::open(&other_database).unwrap();
-    connection.execute_batch("CREATE TABLE documents (key TEXT PRIMARY KEY, value TEXT)").unwrap();
+    connection
+        .execute_batch("CREATE TABLE documents (key TEXT PRIMARY KEY, value TEXT)")
+        .unwrap();
     connection.close().unwrap();
 
     for (what, content) in [
         ("bytes overwritten in the middle", overwritten(middle, 8192)),
-        ("a few bytes overwritten where a page begins", overwritten(page, 8)),
+        (
+            "a few bytes overwritten where a page begins",
+            overwritten(page, 8),
+        ),
         // Every document can be read, but some twice and others not at all.
         ("a page overwritten with the one before", repeated),
         ("a page with one document less", shorter),
         ("bytes overwritten at the start", overwritten(0, 16)),
         ("truncated to half", database[..middle].to_vec()),
-        ("truncated by a byte", database[..database.len() - 1].to_vec()),
+        (
+            "truncated by a byte",
+            database[..database.len() - 1].to_vec(),
+        ),
         ("truncated to a page", database[..4096].to_vec()),
         ("truncated to 0", vec![]),
         ("a short text", b"not a database\n".to_vec()),
         ("a long text", b"not a database\n".repeat(1000)),
         ("zeros", vec![0; database.len()]),
-        ("the database of another program", fs::read(&other_database).unwrap()),
+        (
+            "the database of another program",
+            fs::read(&other_database).unwrap(),
+        ),
     ] {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join(DATABASE), &content).unwrap();
         let sentence = refused(folder.path());
-        assert!(sentence.contains("damaged or not this program's"), "{what}: {sentence}");
-        assert!(sentence.contains("backup") && sentence.contains(DATABASE), "{what}: {sentence}");
-        assert_unchanged(folder.path(), &BTreeMap::from([(DATABASE.into(), content)]), what);
+        assert!(
+            sentence.contains("damaged or not this program's"),
+            "{what}: {sentence}"
+        );
+        assert!(
+            sentence.contains("backup") && sentence.contains(DATABASE),
+            "{what}: {sentence}"
+        );
+        assert_unchanged(
+            folder.path(),
+            &BTreeMap::from([(DATABASE.into(), content)]),
+            what,
+        );
     }
 }
 
@@ -234,26 +316,39 @@ fn an_older_page_among_newer_ones_is_refused() {
     let mut exporter = Exporter::start(folder.path(), &[]);
     // Often enough that documents grow no more and overwrite others.
     for time in 0..36 {
-        assert_eq!(post(&exporter, &batch(time, "1555", 500)).json()["applied"], 500);
+        assert_eq!(
+            post(&exporter, &batch(time, "1555", 500)).json()["applied"],
+            500
+        );
     }
     exporter.end("TERM");
     let database = folder.path().join(DATABASE);
     let older = fs::read(&database).unwrap();
     let mut exporter = exporter.start_again();
-    assert_eq!(post(&exporter, &batch(36, "1555", 500)).json()["applied"], 500);
+    assert_eq!(
+        post(&exporter, &batch(36, "1555", 500)).json()["applied"],
+        500
+    );
     exporter.end("TERM");
     let newer = fs::read(&database).unwrap();
     assert_eq!(newer.len(), older.len(), "pages were added");
 
     let pages = (0..newer.len() / 4096).map(|page| page * 4096..(page + 1) * 4096);
-    let with_documents = |page: &std::ops::Range<usize>| older[page.start] == 0x0d && newer[page.start] == 0x0d;
+    let with_documents =
+        |page: &std::ops::Range<usize>| older[page.start] == 0x0d && newer[page.start] == 0x0d;
     let mut tried = 0;
-    for page in pages.filter(|page| with_documents(page) && older[page.clone()] != newer[page.clone()]) {
+    for page in
+        pages.filter(|page| with_documents(page) && older[page.clone()] != newer[page.clone()])
+    {
         let mut mixed = newer.clone();
         mixed[page.clone()].copy_from_slice(&older[page.clone()]);
         fs::write(&database, &mixed).unwrap();
         let sentence = refused(folder.path());
-        assert!(sentence.contains("documents are missing"), "page {}: {sentence}", page.start / 4096);
+        assert!(
+            sentence.contains("documents are missing"),
+            "page {}: {sentence}",
+            page.start / 4096
+        );
         tried += 1;
     }
     assert!(tried > 20, "{tried} pages");
@@ -265,15 +360,33 @@ fn an_older_page_among_newer_ones_is_refused() {
 fn a_damaged_document_is_refused_and_left_as_it_is() {
     for (what, statement) in [
         ("no JSON", "UPDATE versions SET value = substr(value, 2)"),
-        ("another JSON", "UPDATE versions SET value = '{\"version\":1,\"record\":7}'"),
+        (
+            "another JSON",
+            "UPDATE versions SET value = '{\"version\":1,\"record\":7}'",
+        ),
         ("no version", "UPDATE versions SET value = '{}'"),
         ("a blob", "UPDATE versions SET value = x'00'"),
-        ("a revision that is no number", "UPDATE versions SET revision = 'one'"),
-        ("a revision after which there is none", "UPDATE versions SET revision = 9223372036854775807 WHERE id = 1"),
-        ("a total that is no number", "UPDATE versions SET total = x'00'"),
+        (
+            "a revision that is no number",
+            "UPDATE versions SET revision = 'one'",
+        ),
+        (
+            "a revision after which there is none",
+            "UPDATE versions SET revision = 9223372036854775807 WHERE id = 1",
+        ),
+        (
+            "a total that is no number",
+            "UPDATE versions SET total = x'00'",
+        ),
         ("another total", "UPDATE versions SET total = total - 1"),
-        ("one document twice", "UPDATE versions SET key = (SELECT max(key) FROM versions)"),
-        ("a key that lacks a part", "UPDATE versions SET key = '[\"number\",\"meta\"]' WHERE key LIKE '%number%'"),
+        (
+            "one document twice",
+            "UPDATE versions SET key = (SELECT max(key) FROM versions)",
+        ),
+        (
+            "a key that lacks a part",
+            "UPDATE versions SET key = '[\"number\",\"meta\"]' WHERE key LIKE '%number%'",
+        ),
         (
             "a key that is no list",
             "INSERT INTO versions (revision, total, key, value) SELECT max(revision) + 1, max(total) + max(revision) + 1, \
@@ -283,15 +396,27 @@ fn a_damaged_document_is_refused_and_left_as_it_is() {
             "half a delivery that was seen",
             "UPDATE versions SET value = replace(value, '\"seen\":\"', '\"seen\":\"AAAA')",
         ),
-        ("seen deliveries that are none", "UPDATE versions SET value = replace(value, '\"seen\":\"', '\"seen\":\"?')"),
-        ("a format that was never released", "PRAGMA user_version = 2"),
+        (
+            "seen deliveries that are none",
+            "UPDATE versions SET value = replace(value, '\"seen\":\"', '\"seen\":\"?')",
+        ),
+        (
+            "a format that was never released",
+            "PRAGMA user_version = 2",
+        ),
     ] {
         let folder = changed(statement);
         let before = files(folder.path());
         let sentence = refused(folder.path());
         assert!(sentence.contains(DATABASE), "{what}: {sentence}");
-        assert!(sentence.contains("damaged or not this program's"), "{what}: {sentence}");
-        assert!(!sentence.contains("15550000"), "a document is quoted: {sentence}");
+        assert!(
+            sentence.contains("damaged or not this program's"),
+            "{what}: {sentence}"
+        );
+        assert!(
+            !sentence.contains("15550000"),
+            "a document is quoted: {sentence}"
+        );
         assert_unchanged(folder.path(), &before, what);
     }
 }
@@ -299,7 +424,11 @@ fn a_damaged_document_is_refused_and_left_as_it_is() {
 #[test]
 fn a_newer_database_is_refused_and_left_as_it_is() {
     for (what, statement, found) in [
-        ("its format", "PRAGMA user_version = 9", "its table has format 9, and this version reads 3"),
+        (
+            "its format",
+            "PRAGMA user_version = 9",
+            "its table has format 9, and this version reads 3",
+        ),
         (
             "one document",
             "UPDATE versions SET value = replace(value, '\"version\":1,', '\"version\":7,') \
@@ -334,7 +463,10 @@ fn a_newer_database_is_refused_and_left_as_it_is() {
         let sentence = refused(folder.path());
         assert!(sentence.contains("newer version"), "{what}: {sentence}");
         assert!(sentence.contains(found), "{what}: {sentence}");
-        assert!(!sentence.contains("15550000"), "a document is quoted: {sentence}");
+        assert!(
+            !sentence.contains("15550000"),
+            "a document is quoted: {sentence}"
+        );
         assert_unchanged(folder.path(), &before, what);
     }
 }
@@ -344,7 +476,10 @@ fn a_database_that_was_restored_without_a_log_is_as_good() {
     let folder = changed("PRAGMA journal_mode = DELETE");
     let mut exporter = Exporter::start(folder.path(), &[]);
     assert_eq!(events(&exporter), 500.0);
-    assert_eq!(post(&exporter, &event("15550000001", 1)).json()["applied"], 1);
+    assert_eq!(
+        post(&exporter, &event("15550000001", 1)).json()["applied"],
+        1
+    );
     exporter.end("TERM");
 
     // A refusal does not even change its mode.
@@ -371,12 +506,15 @@ fn what_a_killed_process_left_beside_a_damaged_database_is_left_as_it_is() {
 
 #[test]
 fn what_a_killed_process_left_beside_a_newer_database_is_left_as_it_is() {
-    for statement in
-        ["PRAGMA user_version = 9", "UPDATE versions SET value = replace(value, '\"version\":1,', '\"version\":7,')"]
-    {
+    for statement in [
+        "PRAGMA user_version = 9",
+        "UPDATE versions SET value = replace(value, '\"version\":1,', '\"version\":7,')",
+    ] {
         let folder = killed();
         let connection = Connection::open(folder.path().join(DATABASE)).unwrap();
-        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).unwrap();
+        connection
+            .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
+            .unwrap();
         connection.execute_batch(statement).unwrap();
         connection.close().unwrap();
         let before = files(folder.path());
@@ -394,16 +532,26 @@ fn a_missing_database_whose_log_is_there_is_refused() {
     let before = files(folder.path());
     assert!(before[WAL].len() > 4096, "nothing was left");
     let sentence = refused(folder.path());
-    assert!(sentence.contains("missing") && sentence.contains(WAL), "{sentence}");
+    assert!(
+        sentence.contains("missing") && sentence.contains(WAL),
+        "{sentence}"
+    );
     assert_unchanged(folder.path(), &before, "refused");
 }
 
 #[test]
 fn a_database_that_was_never_finished_is_begun_again() {
     let folder = tempfile::tempdir().unwrap();
-    fs::write(folder.path().join(format!("{DATABASE}.new")), "half a database").unwrap();
+    fs::write(
+        folder.path().join(format!("{DATABASE}.new")),
+        "half a database",
+    )
+    .unwrap();
     let exporter = Exporter::start(folder.path(), &[]);
-    assert_eq!(post(&exporter, &event("15550000001", 1)).json()["applied"], 1);
+    assert_eq!(
+        post(&exporter, &event("15550000001", 1)).json()["applied"],
+        1
+    );
     let exporter = exporter.kill_and_restart();
     assert_eq!(events(&exporter), 1.0);
 }
@@ -415,19 +563,39 @@ fn the_database_can_be_read_while_the_process_runs() {
     let folder = tempfile::tempdir().unwrap();
     let exporter = Exporter::start(folder.path(), &[]);
     assert_eq!(post(&exporter, &event("15550000001", 1)).status, 200);
-    let reader = Connection::open_with_flags(folder.path().join(DATABASE), OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
+    let reader = Connection::open_with_flags(
+        folder.path().join(DATABASE),
+        OpenFlags::SQLITE_OPEN_READ_ONLY,
+    )
+    .unwrap();
     reader.execute_batch("BEGIN").unwrap();
-    let count = || reader.query_row("SELECT count(*) FROM documents", [], |row| row.get::<_, i64>(0)).unwrap();
+    let count = || {
+        reader
+            .query_row("SELECT count(*) FROM documents", [], |row| {
+                row.get::<_, i64>(0)
+            })
+            .unwrap()
+    };
     let before = count();
     let document: String = reader
-        .query_row("SELECT value FROM documents WHERE key LIKE '%\"15550000001\"%'", [], |row| row.get(0))
+        .query_row(
+            "SELECT value FROM documents WHERE key LIKE '%\"15550000001\"%'",
+            [],
+            |row| row.get(0),
+        )
         .unwrap();
     let document: Json = serde_json::from_str(&document).unwrap();
     assert_eq!(document["version"], 1, "{document}");
-    assert_eq!(document["record"]["limit"]["current"]["value"], 10_000, "{document}");
+    assert_eq!(
+        document["record"]["limit"]["current"]["value"], 10_000,
+        "{document}"
+    );
 
     // A reader that takes its time is in nobody's way.
-    assert_eq!(post(&exporter, &event("15550000002", 1)).json()["applied"], 1);
+    assert_eq!(
+        post(&exporter, &event("15550000002", 1)).json()["applied"],
+        1
+    );
     assert_eq!(count(), before, "the reader's view changed");
     reader.execute_batch("COMMIT").unwrap();
     assert!(count() > before);
@@ -442,14 +610,25 @@ fn while_another_program_locks_the_database_webhooks_are_put_off() {
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
     assert_put_off(&post(&exporter, &event("15550000002", 1)));
     assert_eq!(exporter.get("/-/ready").status, 503);
-    assert_eq!(exporter.value("whatsapp_exporter_storage_up", &[]), Some(0.0));
+    assert_eq!(
+        exporter.value("whatsapp_exporter_storage_up", &[]),
+        Some(0.0)
+    );
     other.execute_batch("COMMIT").unwrap();
 
     // Who is not ready is sent nothing: it finds out by itself.
-    wait_for("the exporter to be ready again", || exporter.get("/-/ready").status == 200);
-    assert_eq!(exporter.value("whatsapp_exporter_storage_up", &[]), Some(1.0));
+    wait_for("the exporter to be ready again", || {
+        exporter.get("/-/ready").status == 200
+    });
+    assert_eq!(
+        exporter.value("whatsapp_exporter_storage_up", &[]),
+        Some(1.0)
+    );
     assert_eq!(events(&exporter), 1.0);
-    assert_eq!(post(&exporter, &event("15550000002", 1)).json()["applied"], 1);
+    assert_eq!(
+        post(&exporter, &event("15550000002", 1)).json()["applied"],
+        1
+    );
 }
 
 // No room
@@ -458,13 +637,22 @@ fn while_another_program_locks_the_database_webhooks_are_put_off() {
 fn a_full_disk_promises_nothing_and_loses_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let exporter = Exporter::start_on_small_disk(folder.path(), 128 << 10);
-    assert_eq!(post(&exporter, &event("15550000000", 0)).json()["applied"], 1);
+    assert_eq!(
+        post(&exporter, &event("15550000000", 0)).json()["applied"],
+        1
+    );
 
     // More than fits, of which a part does.
     let batch = batch(0, "1666", 1000);
     assert_put_off(&post(&exporter, &batch));
-    assert_eq!(exporter.value("whatsapp_exporter_phone_numbers", &[]), Some(1.0), "half applied");
-    wait_for("the exporter to find that less still fits", || exporter.get("/-/ready").status == 200);
+    assert_eq!(
+        exporter.value("whatsapp_exporter_phone_numbers", &[]),
+        Some(1.0),
+        "half applied"
+    );
+    wait_for("the exporter to find that less still fits", || {
+        exporter.get("/-/ready").status == 200
+    });
 
     let mut accepted = 1;
     let first_refused = loop {
@@ -483,29 +671,66 @@ fn a_full_disk_promises_nothing_and_loses_nothing() {
         post(&exporter, &event("15550000001", 1)),
         post(&exporter, &capability(1, 250)),
         post(&exporter, &batch),
-        exporter.post("/webhooks/8x8", &eight_by_eight("15550000002", "FLAGGED", "TIER_1K")),
-        request(exporter.webhook, "GET", "/webhooks/kaleyra?phone_no=15550000003&event=FLAGGED", &[], b"").unwrap(),
+        exporter.post(
+            "/webhooks/8x8",
+            &eight_by_eight("15550000002", "FLAGGED", "TIER_1K"),
+        ),
+        request(
+            exporter.webhook,
+            "GET",
+            "/webhooks/kaleyra?phone_no=15550000003&event=FLAGGED",
+            &[],
+            b"",
+        )
+        .unwrap(),
     ] {
         assert_put_off(&answer);
         refused += 1.0;
     }
     // There is nothing to store of what is of no interest.
-    assert_eq!(exporter.post("/webhooks/meta", r#"{"entry":[]}"#).json()["ignored"], 1);
+    assert_eq!(
+        exporter.post("/webhooks/meta", r#"{"entry":[]}"#).json()["ignored"],
+        1
+    );
 
     let samples = exporter.samples();
-    assert_eq!(value(&samples, "whatsapp_exporter_storage_up", &[]), Some(0.0));
-    let errors = value(&samples, "whatsapp_exporter_storage_errors_total", &[("operation", "commit")]);
+    assert_eq!(
+        value(&samples, "whatsapp_exporter_storage_up", &[]),
+        Some(0.0)
+    );
+    let errors = value(
+        &samples,
+        "whatsapp_exporter_storage_errors_total",
+        &[("operation", "commit")],
+    );
     assert!(errors.unwrap() >= refused, "{errors:?} of {refused}");
     let code = |provider, code| {
-        value(&samples, "whatsapp_exporter_webhook_requests_total", &[("provider", provider), ("code", code)])
+        value(
+            &samples,
+            "whatsapp_exporter_webhook_requests_total",
+            &[("provider", provider), ("code", code)],
+        )
     };
-    let codes = [code("meta", "503"), code("8x8", "503"), code("kaleyra", "503"), code("meta", "200")];
+    let codes = [
+        code("meta", "503"),
+        code("8x8", "503"),
+        code("kaleyra", "503"),
+        code("meta", "200"),
+    ];
     assert_eq!(codes, [6.0, 1.0, 1.0, accepted as f64 + 1.0].map(Some));
     let ready = exporter.get("/-/ready");
-    assert_eq!((ready.status, ready.json()["error"].is_string()), (503, true), "{}", ready.text());
+    assert_eq!(
+        (ready.status, ready.json()["error"].is_string()),
+        (503, true),
+        "{}",
+        ready.text()
+    );
     assert_eq!(exporter.get("/-/healthy").status, 200);
     assert_eq!(events(&exporter), accepted as f64);
-    assert_eq!(value(&samples, "whatsapp_exporter_phone_numbers", &[]), Some(1.0));
+    assert_eq!(
+        value(&samples, "whatsapp_exporter_phone_numbers", &[]),
+        Some(1.0)
+    );
     let page = kept(&exporter);
 
     let exporter = exporter.kill_and_restart();
@@ -513,12 +738,22 @@ fn a_full_disk_promises_nothing_and_loses_nothing() {
     for time in 0..accepted {
         // A number remembers its last 32 deliveries.
         if time + 32 >= accepted {
-            assert_eq!(post(&exporter, &event("15550000000", time)).json()["duplicate"], 1, "{time}");
+            assert_eq!(
+                post(&exporter, &event("15550000000", time)).json()["duplicate"],
+                1,
+                "{time}"
+            );
         }
     }
-    assert_eq!(post(&exporter, &event("15550000000", first_refused)).json()["applied"], 1);
+    assert_eq!(
+        post(&exporter, &event("15550000000", first_refused)).json()["applied"],
+        1
+    );
     assert_eq!(post(&exporter, &batch).json()["applied"], 1000);
-    assert_eq!(exporter.value("whatsapp_exporter_phone_numbers", &[]), Some(1001.0));
+    assert_eq!(
+        exporter.value("whatsapp_exporter_phone_numbers", &[]),
+        Some(1001.0)
+    );
 }
 
 #[test]
@@ -527,8 +762,13 @@ fn what_a_full_disk_left_half_written_is_no_damage() {
     let whole = kept(&Exporter::start(folder.path(), &[]));
     // As where the log could not be written into the database to its end.
     let folder = killed();
-    let database = fs::File::options().append(true).open(folder.path().join(DATABASE)).unwrap();
-    database.set_len(database.metadata().unwrap().len() + 1024).unwrap();
+    let database = fs::File::options()
+        .append(true)
+        .open(folder.path().join(DATABASE))
+        .unwrap();
+    database
+        .set_len(database.metadata().unwrap().len() + 1024)
+        .unwrap();
     assert_eq!(kept(&Exporter::start(folder.path(), &[])), whole);
 }
 
@@ -536,16 +776,24 @@ fn what_a_full_disk_left_half_written_is_no_damage() {
 fn who_finds_a_full_disk_is_not_ready() {
     let folder = tempfile::tempdir().unwrap();
     let mut exporter = Exporter::start(folder.path(), &[]);
-    assert_eq!(post(&exporter, &batch(1, "1556", 1000)).json()["applied"], 1000);
+    assert_eq!(
+        post(&exporter, &batch(1, "1556", 1000)).json()["applied"],
+        1000
+    );
     exporter.end("KILL");
     let log = fs::metadata(folder.path().join(WAL)).unwrap().len();
 
     // Neither the log nor the database has room for what is in the log.
     let disk = Disk::new(folder.path());
     let full = Exporter::start_on_full_disk(&disk.storage, log as usize / 2, &disk.environment());
-    wait_for("the exporter to say so", || full.log().contains("the storage takes no changes"));
+    wait_for("the exporter to say so", || {
+        full.log().contains("the storage takes no changes")
+    });
     wait_for("the metrics", || full.get("/metrics").status == 200);
-    assert_eq!(full.value("whatsapp_exporter_phone_numbers", &[]), Some(1000.0));
+    assert_eq!(
+        full.value("whatsapp_exporter_phone_numbers", &[]),
+        Some(1000.0)
+    );
     assert_eq!(full.value("whatsapp_exporter_storage_up", &[]), Some(0.0));
     assert_eq!(full.get("/-/ready").status, 503);
     assert_put_off(&post(&full, &event("15550000000", 2)));
@@ -555,8 +803,14 @@ fn who_finds_a_full_disk_is_not_ready() {
     }
     drop(full);
     let exporter = exporter.start_again();
-    assert_eq!(post(&exporter, &event("15550000000", 2)).json()["applied"], 1);
-    assert_eq!(exporter.value("whatsapp_exporter_phone_numbers", &[]), Some(1001.0));
+    assert_eq!(
+        post(&exporter, &event("15550000000", 2)).json()["applied"],
+        1
+    );
+    assert_eq!(
+        exporter.value("whatsapp_exporter_phone_numbers", &[]),
+        Some(1001.0)
+    );
 }
 
 #[test]
@@ -567,7 +821,10 @@ fn start_on_a_full_disk_names_the_folder_and_what_is_free() {
     let log = exporter.log();
     let path = folder.path().join("data");
     let sentence = format!("cannot write to the storage folder {}: ", path.display());
-    assert!(log.contains(&sentence) && log.contains(" bytes are free there: make room"), "{log}");
+    assert!(
+        log.contains(&sentence) && log.contains(" bytes are free there: make room"),
+        "{log}"
+    );
 }
 
 #[test]
@@ -577,13 +834,23 @@ fn relative_folder_is_named_by_its_whole_path() {
     let mut command = command();
     command
         .current_dir(folder.path())
-        .args(["--web.listen-address=127.0.0.1:0", "--webhook.listen-address=127.0.0.1:0", "--storage.path=file/data"])
+        .args([
+            "--web.listen-address=127.0.0.1:0",
+            "--webhook.listen-address=127.0.0.1:0",
+            "--storage.path=file/data",
+        ])
         .arg(allow_all());
     let output = finish(command);
     let log = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{log}");
     let whole = folder.path().join("file/data");
-    assert!(log.contains(&format!("cannot use the storage folder {}: ", whole.display())), "{log}");
+    assert!(
+        log.contains(&format!(
+            "cannot use the storage folder {}: ",
+            whole.display()
+        )),
+        "{log}"
+    );
 }
 
 #[test]
@@ -594,7 +861,12 @@ fn size_that_cannot_be_read_is_an_error_of_the_size() {
     fs::remove_file(folder.path().join(DATABASE)).unwrap();
     let error = store.size_bytes().unwrap_err();
     let path = folder.path().join(DATABASE);
-    assert!(error.to_string().starts_with(&format!("cannot read the size of {}: ", path.display())), "{error}");
+    assert!(
+        error
+            .to_string()
+            .starts_with(&format!("cannot read the size of {}: ", path.display())),
+        "{error}"
+    );
     assert!(!error.is_fatal());
 }
 
@@ -605,18 +877,41 @@ fn reader_with_an_open_transaction_is_noticed_and_webhooks_go_on() {
     let mut time = 0;
     let mut send = || {
         time += 1;
-        assert_eq!(post(&exporter, &batch(time, "1556", 1000)).json()["applied"], 1000, "{time}");
+        assert_eq!(
+            post(&exporter, &batch(time, "1556", 1000)).json()["applied"],
+            1000,
+            "{time}"
+        );
     };
     send();
     let reader = Connection::open(folder.path().join(DATABASE)).unwrap();
-    reader.execute_batch("BEGIN; SELECT * FROM documents;").unwrap();
-    let errors = || exporter.value("whatsapp_exporter_storage_errors_total", &[("operation", "checkpoint")]).unwrap();
+    reader
+        .execute_batch("BEGIN; SELECT * FROM documents;")
+        .unwrap();
+    let errors = || {
+        exporter
+            .value(
+                "whatsapp_exporter_storage_errors_total",
+                &[("operation", "checkpoint")],
+            )
+            .unwrap()
+    };
     while errors() == 0.0 {
-        assert!(fs::metadata(folder.path().join(WAL)).unwrap().len() < 128 << 20, "the log grows in silence");
+        assert!(
+            fs::metadata(folder.path().join(WAL)).unwrap().len() < 128 << 20,
+            "the log grows in silence"
+        );
         send();
     }
-    wait_for("the log to name the reader", || exporter.log().contains("another program has a transaction open"));
-    assert_eq!(exporter.value("whatsapp_exporter_storage_up", &[]), Some(1.0));
+    wait_for("the log to name the reader", || {
+        exporter
+            .log()
+            .contains("another program has a transaction open")
+    });
+    assert_eq!(
+        exporter.value("whatsapp_exporter_storage_up", &[]),
+        Some(1.0)
+    );
 
     reader.execute_batch("COMMIT").unwrap();
     let before = errors();
@@ -667,7 +962,10 @@ fn batch_holds_each_key_once() {
     store.commit(&batch).unwrap();
     drop(store);
     let mut loaded = 0;
-    Sqlite::open(folder.path()).unwrap().load(&mut |_| loaded += 1).unwrap();
+    Sqlite::open(folder.path())
+        .unwrap()
+        .load(&mut |_| loaded += 1)
+        .unwrap();
     assert_eq!(loaded, 3);
 }
 
@@ -677,8 +975,17 @@ fn batch_holds_each_key_once() {
 fn database_of_an_earlier_build_opens_and_shows_its_lines() {
     for name in ["format-3-stopped", "format-3-killed"] {
         let folder = tempfile::tempdir().unwrap();
-        let archive = format!("{}/tests/fixtures/databases/{name}.tgz", env!("CARGO_MANIFEST_DIR"));
-        let status = Command::new("tar").arg("-xzf").arg(&archive).arg("-C").arg(folder.path()).status().unwrap();
+        let archive = format!(
+            "{}/tests/fixtures/databases/{name}.tgz",
+            env!("CARGO_MANIFEST_DIR")
+        );
+        let status = Command::new("tar")
+            .arg("-xzf")
+            .arg(&archive)
+            .arg("-C")
+            .arg(folder.path())
+            .status()
+            .unwrap();
         assert!(status.success(), "{archive}");
         let database = find(folder.path(), DATABASE);
         let exporter = Exporter::start(database.parent().unwrap(), &[]);
@@ -694,12 +1001,22 @@ fn database_of_an_earlier_build_opens_and_shows_its_lines() {
 
 #[test]
 fn spelling_that_is_refused_today_is_shown_as_it_was_stored() {
-    let folder = changed("UPDATE versions SET key = replace(key, '15550000001', '1555\\t0000/001')");
+    let folder =
+        changed("UPDATE versions SET key = replace(key, '15550000001', '1555\\t0000/001')");
     let exporter = Exporter::start(folder.path(), &[]);
-    assert!(kept(&exporter).contains("phone_number=\"1555\t0000/001\""), "{}", kept(&exporter));
+    assert!(
+        kept(&exporter).contains("phone_number=\"1555\t0000/001\""),
+        "{}",
+        kept(&exporter)
+    );
     let found = exporter.get("/api/v1/phone_numbers?limit=1");
     let next = found.json()["next"].as_str().unwrap().to_owned();
-    assert_eq!(exporter.get(&format!("/api/v1/phone_numbers?after={next}")).status, 200);
+    assert_eq!(
+        exporter
+            .get(&format!("/api/v1/phone_numbers?after={next}"))
+            .status,
+        200
+    );
 }
 
 #[test]
@@ -711,14 +1028,32 @@ fn where_the_database_has_no_room_the_log_grows_and_nothing_is_refused() {
     let mut time = 0;
     let mut send = || {
         time += 1;
-        assert_eq!(post(&exporter, &batch(time, "1556", 1000)).json()["applied"], 1000, "{time}");
+        assert_eq!(
+            post(&exporter, &batch(time, "1556", 1000)).json()["applied"],
+            1000,
+            "{time}"
+        );
     };
-    let errors = || exporter.value("whatsapp_exporter_storage_errors_total", &[("operation", "checkpoint")]).unwrap();
+    let errors = || {
+        exporter
+            .value(
+                "whatsapp_exporter_storage_errors_total",
+                &[("operation", "checkpoint")],
+            )
+            .unwrap()
+    };
     while errors() == 0.0 {
         send();
     }
-    wait_for("the log to say so", || exporter.log().contains("the storage takes changes and grows"));
-    assert_eq!(exporter.value("whatsapp_exporter_storage_up", &[]), Some(1.0));
+    wait_for("the log to say so", || {
+        exporter
+            .log()
+            .contains("the storage takes changes and grows")
+    });
+    assert_eq!(
+        exporter.value("whatsapp_exporter_storage_up", &[]),
+        Some(1.0)
+    );
     // It is not tried with each commit.
     send();
     assert_eq!(errors(), 1.0);
@@ -740,19 +1075,33 @@ fn after_a_failed_fsync_of_a_commit_nothing_is_promised() {
     let folder = tempfile::tempdir().unwrap();
     let disk = Disk::new(folder.path());
     let mut exporter = disk.start();
-    assert_eq!(post(&exporter, &event("15550000000", 1)).json()["applied"], 1);
+    assert_eq!(
+        post(&exporter, &event("15550000000", 1)).json()["applied"],
+        1
+    );
     let (log, database) = (disk.storage.join(WAL), disk.storage.join(DATABASE));
     let before = (disk.synced(&log), disk.synced(&database));
     disk.fail(WAL);
     assert_put_off(&post(&exporter, &event("15550000000", 2)));
     assert_eq!(exporter.wait().code(), Some(1));
-    assert!(exporter.log().contains(" failed to commit"), "{}", exporter.log());
-    assert_eq!((disk.synced(&log), disk.synced(&database)), before, "it was tried again");
+    assert!(
+        exporter.log().contains(" failed to commit"),
+        "{}",
+        exporter.log()
+    );
+    assert_eq!(
+        (disk.synced(&log), disk.synced(&database)),
+        before,
+        "it was tried again"
+    );
 
     // What was written and not kept is written again before it is promised.
     let exporter = exporter.start_again();
     assert!(disk.synced(&database) > before.1);
-    assert_eq!(post(&exporter, &event("15550000000", 1)).json()["duplicate"], 1);
+    assert_eq!(
+        post(&exporter, &event("15550000000", 1)).json()["duplicate"],
+        1
+    );
     assert_eq!(post(&exporter, &event("15550000000", 2)).status, 200);
     assert_eq!(events(&exporter), 2.0);
 }
@@ -768,16 +1117,30 @@ fn after_a_failed_fsync_of_the_database_the_process_ends_and_what_was_promised_s
     let mut promised = 0;
     // The log is written into the database when it is 32 MiB long.
     let ended = (1..500).any(|time| {
-        let answer = request(exporter.webhook, "POST", "/webhooks/meta", &[], batch(time, "1556", 1000).as_bytes());
+        let answer = request(
+            exporter.webhook,
+            "POST",
+            "/webhooks/meta",
+            &[],
+            batch(time, "1556", 1000).as_bytes(),
+        );
         match answer {
-            Ok(answer) if answer.status == 200 => promised += answer.json()["applied"].as_u64().unwrap(),
+            Ok(answer) if answer.status == 200 => {
+                promised += answer.json()["applied"].as_u64().unwrap()
+            }
             _ => return true,
         }
         false
     });
     assert!(ended, "{promised} changes and no end");
     assert_eq!(exporter.wait().code(), Some(1));
-    assert!(exporter.log().contains("failed to write the log into the database"), "{}", exporter.log());
+    assert!(
+        exporter
+            .log()
+            .contains("failed to write the log into the database"),
+        "{}",
+        exporter.log()
+    );
     assert_eq!(disk.synced(&database), before, "it was tried again");
     assert_eq!(events(&exporter.start_again()), promised as f64);
 }
@@ -795,16 +1158,36 @@ impl Disk {
         let folder = tempfile::tempdir().unwrap();
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/disk.c");
         let mut compiler = Command::new("cc");
-        compiler.args(["-shared", "-fPIC", "-o"]).arg(folder.path().join("disk.so")).arg(source).arg("-ldl");
+        compiler
+            .args(["-shared", "-fPIC", "-o"])
+            .arg(folder.path().join("disk.so"))
+            .arg(source)
+            .arg("-ldl");
         assert!(compiler.status().unwrap().success(), "cc failed");
-        Self { storage: storage.canonicalize().unwrap(), folder }
+        Self {
+            storage: storage.canonicalize().unwrap(),
+            folder,
+        }
     }
 
     fn environment(&self) -> Vec<(String, String)> {
-        let names =
-            [("LD_PRELOAD", "disk.so"), ("FSYNC_FAILS", "fails"), ("WRITE_FAILS", "full"), ("FSYNC_LOG", "log")];
-        let path = |name: &str| self.folder.path().join(name).into_os_string().into_string().unwrap();
-        names.map(|(name, file)| (name.to_owned(), path(file))).into()
+        let names = [
+            ("LD_PRELOAD", "disk.so"),
+            ("FSYNC_FAILS", "fails"),
+            ("WRITE_FAILS", "full"),
+            ("FSYNC_LOG", "log"),
+        ];
+        let path = |name: &str| {
+            self.folder
+                .path()
+                .join(name)
+                .into_os_string()
+                .into_string()
+                .unwrap()
+        };
+        names
+            .map(|(name, file)| (name.to_owned(), path(file)))
+            .into()
     }
 
     fn start(&self) -> Exporter {
@@ -813,7 +1196,10 @@ impl Disk {
 
     fn start_in(&self, storage: &Path) -> Exporter {
         let environment = self.environment();
-        let environment: Vec<_> = environment.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let environment: Vec<_> = environment
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect();
         Exporter::start_with(storage, &[], &environment)
     }
 
@@ -834,7 +1220,9 @@ impl Disk {
     /// How often this was made durable.
     fn synced(&self, path: &Path) -> usize {
         let log = fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
-        log.lines().filter(|synced| Path::new(synced) == path).count()
+        log.lines()
+            .filter(|synced| Path::new(synced) == path)
+            .count()
     }
 }
 
@@ -849,16 +1237,29 @@ fn mode(path: &Path) -> u32 {
 fn refused(storage: &Path) -> String {
     let mut command = command();
     command
-        .args(["--web.listen-address=127.0.0.1:0", "--webhook.listen-address=127.0.0.1:0", "--log.format=json"])
+        .args([
+            "--web.listen-address=127.0.0.1:0",
+            "--webhook.listen-address=127.0.0.1:0",
+            "--log.format=json",
+        ])
         .arg(format!("--storage.path={}", storage.display()))
         .arg(allow_all());
     let output = finish(command);
     let log = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{}: {log}", storage.display());
-    let errors =
-        log.lines().map(|line| serde_json::from_str::<Json>(line).unwrap()).filter(|event| event["level"] == "ERROR");
+    assert_eq!(
+        output.status.code(),
+        Some(1),
+        "{}: {log}",
+        storage.display()
+    );
+    let errors = log
+        .lines()
+        .map(|line| serde_json::from_str::<Json>(line).unwrap())
+        .filter(|event| event["level"] == "ERROR");
     let errors: Vec<_> = errors.collect();
-    let [error] = errors.as_slice() else { panic!("not one error in\n{log}") };
+    let [error] = errors.as_slice() else {
+        panic!("not one error in\n{log}")
+    };
     error["error"].as_str().unwrap().to_owned()
 }
 
@@ -866,7 +1267,10 @@ fn refused(storage: &Path) -> String {
 fn find(folder: &Path, name: &str) -> PathBuf {
     let mut folders = vec![folder.to_owned()];
     while let Some(folder) = folders.pop() {
-        for path in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+        for path in fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+        {
             if path.is_dir() {
                 folders.push(path);
             } else if path.file_name().is_some_and(|found| found == name) {
@@ -890,8 +1294,13 @@ fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
 #[track_caller]
 fn assert_unchanged(folder: &Path, before: &BTreeMap<String, Vec<u8>>, what: &str) {
     let after = files(folder);
-    let lengths = |files: &BTreeMap<String, Vec<u8>>| files.values().map(Vec::len).collect::<Vec<_>>();
-    assert_eq!(after.keys().collect::<Vec<_>>(), before.keys().collect::<Vec<_>>(), "{what}");
+    let lengths =
+        |files: &BTreeMap<String, Vec<u8>>| files.values().map(Vec::len).collect::<Vec<_>>();
+    assert_eq!(
+        after.keys().collect::<Vec<_>>(),
+        before.keys().collect::<Vec<_>>(),
+        "{what}"
+    );
     assert_eq!(lengths(&after), lengths(before), "{what}");
     assert!(after == *before, "{what}: the bytes of a file changed");
 }
@@ -900,10 +1309,16 @@ fn assert_unchanged(folder: &Path, before: &BTreeMap<String, Vec<u8>>, what: &st
 fn stopped() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let mut exporter = Exporter::start(folder.path(), &[]);
-    assert_eq!(post(&exporter, &batch(0, "1555", 500)).json()["applied"], 500);
+    assert_eq!(
+        post(&exporter, &batch(0, "1555", 500)).json()["applied"],
+        500
+    );
     assert_eq!(post(&exporter, &capability(1, 1000)).json()["applied"], 1);
     assert_eq!(exporter.end("TERM").code(), Some(0));
-    assert_eq!(files(folder.path()).into_keys().collect::<Vec<_>>(), [DATABASE]);
+    assert_eq!(
+        files(folder.path()).into_keys().collect::<Vec<_>>(),
+        [DATABASE]
+    );
     folder
 }
 
@@ -911,7 +1326,10 @@ fn stopped() -> TempDir {
 fn killed() -> TempDir {
     let folder = stopped();
     let mut exporter = Exporter::start(folder.path(), &[]);
-    assert_eq!(post(&exporter, &batch(0, "1556", 100)).json()["applied"], 100);
+    assert_eq!(
+        post(&exporter, &batch(0, "1556", 100)).json()["applied"],
+        100
+    );
     exporter.end("KILL");
     folder
 }
@@ -926,7 +1344,8 @@ fn changed(statement: &str) -> TempDir {
 }
 
 fn meta(time: u64, changes: &[Json]) -> String {
-    json!({"entry": [{"id": ACCOUNT, "time": 1_748_454_394 + time, "changes": changes}]}).to_string()
+    json!({"entry": [{"id": ACCOUNT, "time": 1_748_454_394 + time, "changes": changes}]})
+        .to_string()
 }
 
 fn quality(number: &str, event: &str, limit: &str) -> Json {
@@ -942,13 +1361,19 @@ fn event(number: &str, time: u64) -> String {
 fn batch(time: u64, prefix: &str, numbers: usize) -> String {
     meta(
         time,
-        &(0..numbers).map(|number| quality(&format!("{prefix}{number:07}"), "FLAGGED", "TIER_1K")).collect::<Vec<_>>(),
+        &(0..numbers)
+            .map(|number| quality(&format!("{prefix}{number:07}"), "FLAGGED", "TIER_1K"))
+            .collect::<Vec<_>>(),
     )
 }
 
 fn capability(time: u64, limit: u64) -> String {
-    let value = json!({"max_daily_conversations_per_business": limit, "max_phone_numbers_per_waba": 25});
-    meta(time, &[json!({"field": "business_capability_update", "value": value})])
+    let value =
+        json!({"max_daily_conversations_per_business": limit, "max_phone_numbers_per_waba": 25});
+    meta(
+        time,
+        &[json!({"field": "business_capability_update", "value": value})],
+    )
 }
 
 fn eight_by_eight(number: &str, event: &str, limit: &str) -> String {
@@ -962,9 +1387,25 @@ fn send_of_everything(exporter: &Exporter) {
     for body in [
         meta(1, &[quality("15550000001", "ONBOARDING", "TIER_10K")]),
         meta(2, &[quality("15550000001", "DOWNGRADE", "TIER_1K")]),
-        meta(3, &[quality("15550000002", "FLAGGED", "TIER_NOT_SET"), quality("15550000003", "SOMETHING", "")]),
-        meta(4, &[quality("15550000004", "THROUGHPUT_UPGRADE", "TIER_UNLIMITED")]),
-        meta(5, &[quality("15550000002", "UNFLAGGED", "999999999999999M")]),
+        meta(
+            3,
+            &[
+                quality("15550000002", "FLAGGED", "TIER_NOT_SET"),
+                quality("15550000003", "SOMETHING", ""),
+            ],
+        ),
+        meta(
+            4,
+            &[quality(
+                "15550000004",
+                "THROUGHPUT_UPGRADE",
+                "TIER_UNLIMITED",
+            )],
+        ),
+        meta(
+            5,
+            &[quality("15550000002", "UNFLAGGED", "999999999999999M")],
+        ),
         capability(6, 2000),
         capability(7, 250),
         meta(8, &[quality("15550000001", "UPGRADE", "TIER_100K")]),
@@ -975,9 +1416,20 @@ fn send_of_everything(exporter: &Exporter) {
     let inno = json!({"id": "1", "type": "whatsapp_phone_number_quality_update", "eventTime": "2023-10-16T13:04:57.644Z",
         "body": {"messageLimit": "Unlimited", "event": "THROUGHPUT_UPGRADE", "displayPhoneNumber": "é\"\\", "wabaId": "1"}});
     assert_eq!(exporter.post("/webhooks/8x8", &eight).json()["applied"], 1);
-    assert_eq!(exporter.post("/webhooks/innopaas", &inno.to_string()).json()["applied"], 1);
-    let kaleyra = "/webhooks/kaleyra?display_phone_number=15550000005&event=UPGRADE&current_limit=TIER_1K";
-    assert_eq!(request(exporter.webhook, "GET", kaleyra, &[], b"").unwrap().json()["applied"], 1);
+    assert_eq!(
+        exporter
+            .post("/webhooks/innopaas", &inno.to_string())
+            .json()["applied"],
+        1
+    );
+    let kaleyra =
+        "/webhooks/kaleyra?display_phone_number=15550000005&event=UPGRADE&current_limit=TIER_1K";
+    assert_eq!(
+        request(exporter.webhook, "GET", kaleyra, &[], b"")
+            .unwrap()
+            .json()["applied"],
+        1
+    );
 }
 
 fn post(exporter: &Exporter, body: &str) -> Answer {
@@ -989,7 +1441,10 @@ fn kept(exporter: &Exporter) -> String {
     let page = exporter.get("/metrics");
     assert_eq!(page.status, 200, "{}", page.text());
     let families = ["whatsapp_phone_number_", "whatsapp_business_account_"];
-    let lines = page.text().lines().filter(|line| families.iter().any(|family| line.starts_with(family)));
+    let lines = page
+        .text()
+        .lines()
+        .filter(|line| families.iter().any(|family| line.starts_with(family)));
     lines.collect::<Vec<_>>().join("\n")
 }
 
@@ -1006,6 +1461,10 @@ fn events(exporter: &Exporter) -> f64 {
 #[track_caller]
 fn assert_put_off(answer: &Answer) {
     assert_eq!(answer.status, 503, "{}", answer.text());
-    assert!(answer.headers["retry-after"].parse::<u32>().unwrap() > 0, "{:?}", answer.headers);
+    assert!(
+        answer.headers["retry-after"].parse::<u32>().unwrap() > 0,
+        "{:?}",
+        answer.headers
+    );
     assert!(answer.json()["error"].is_string(), "{}", answer.text());
 }

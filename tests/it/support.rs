@@ -56,13 +56,23 @@ impl Exporter {
 
     /// As [`Exporter::start`], with variables of the environment.
     pub fn start_with(storage: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
-        Self::start_bare(storage, &[&[allow_all().as_str()], arguments].concat(), environment)
+        Self::start_bare(
+            storage,
+            &[&[allow_all().as_str()], arguments].concat(),
+            environment,
+        )
     }
 
     /// As [`Exporter::start_with`], where only a provider is on that the test itself turns on.
     pub fn start_bare(storage: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
-        let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
-        let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let arguments = arguments
+            .iter()
+            .map(|argument| (*argument).to_owned())
+            .collect();
+        let environment = environment
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
         Self::spawn(command(), storage, arguments, environment).ready()
     }
 
@@ -72,11 +82,18 @@ impl Exporter {
     }
 
     /// As [`Exporter::start_on_small_disk`], without waiting until it is ready.
-    pub fn start_on_full_disk(storage: &Path, bytes: usize, environment: &[(String, String)]) -> Self {
+    pub fn start_on_full_disk(
+        storage: &Path,
+        bytes: usize,
+        environment: &[(String, String)],
+    ) -> Self {
         let program = command();
         let mut shell = Command::new("sh");
         // The signal would end the process before it sees the error that a full disk gives.
-        let script = format!("trap '' XFSZ; ulimit -f {}; exec \"$0\" \"$@\"", bytes / 512);
+        let script = format!(
+            "trap '' XFSZ; ulimit -f {}; exec \"$0\" \"$@\"",
+            bytes / 512
+        );
         shell.args(["-c", &script]).arg(program.get_program());
         for (name, _) in program.get_envs() {
             shell.env_remove(name);
@@ -84,12 +101,23 @@ impl Exporter {
         Self::spawn(shell, storage, vec![allow_all()], environment.to_vec())
     }
 
-    fn spawn(mut program: Command, storage: &Path, arguments: Vec<String>, environment: Vec<(String, String)>) -> Self {
-        if !arguments.iter().any(|argument| argument.starts_with("--log.format=")) {
+    fn spawn(
+        mut program: Command,
+        storage: &Path,
+        arguments: Vec<String>,
+        environment: Vec<(String, String)>,
+    ) -> Self {
+        if !arguments
+            .iter()
+            .any(|argument| argument.starts_with("--log.format="))
+        {
             program.arg("--log.format=json");
         }
         let mut child = program
-            .args(["--web.listen-address=127.0.0.1:0", "--webhook.listen-address=127.0.0.1:0"])
+            .args([
+                "--web.listen-address=127.0.0.1:0",
+                "--webhook.listen-address=127.0.0.1:0",
+            ])
             .arg(format!("--storage.path={}", storage.display()))
             .args(&arguments)
             .envs(environment.iter().map(|(name, value)| (name, value)))
@@ -119,7 +147,16 @@ impl Exporter {
         // The program says where it listens in that order.
         let (web, webhook) = (address(), address());
         let log_reader = Some(log_reader);
-        Self { child, log, log_reader, web, webhook, arguments, environment, storage: storage.into() }
+        Self {
+            child,
+            log,
+            log_reader,
+            web,
+            webhook,
+            arguments,
+            environment,
+            storage: storage.into(),
+        }
     }
 
     fn ready(mut self) -> Self {
@@ -141,12 +178,21 @@ impl Exporter {
 
     /// Starts the same process once more; this one must have ended.
     pub fn start_again(&self) -> Self {
-        Self::spawn(command(), &self.storage, self.arguments.clone(), self.environment.clone()).ready()
+        Self::spawn(
+            command(),
+            &self.storage,
+            self.arguments.clone(),
+            self.environment.clone(),
+        )
+        .ready()
     }
 
     /// Sends a signal without waiting.
     pub fn signal(&self, signal: &str) {
-        let status = Command::new("kill").args(["-s", signal, &self.child.id().to_string()]).status().unwrap();
+        let status = Command::new("kill")
+            .args(["-s", signal, &self.child.id().to_string()])
+            .status()
+            .unwrap();
         assert!(status.success(), "no process to send {signal} to");
     }
 
@@ -176,12 +222,23 @@ impl Exporter {
 
     /// Asks the private listener.
     pub fn get(&self, path: &str) -> Answer {
-        request(self.web, "GET", path, &[], b"").unwrap_or(Answer { status: 0, headers: BTreeMap::new(), body: vec![] })
+        request(self.web, "GET", path, &[], b"").unwrap_or(Answer {
+            status: 0,
+            headers: BTreeMap::new(),
+            body: vec![],
+        })
     }
 
     /// Sends a webhook as JSON without authentication.
     pub fn post(&self, path: &str, body: &str) -> Answer {
-        request(self.webhook, "POST", path, &[("Content-Type", "application/json")], body.as_bytes()).unwrap()
+        request(
+            self.webhook,
+            "POST",
+            path,
+            &[("Content-Type", "application/json")],
+            body.as_bytes(),
+        )
+        .unwrap()
     }
 
     /// The samples of the page.
@@ -221,7 +278,10 @@ impl Server {
         let name = Path::new(program).file_name().unwrap().display();
         let file = folder.join(format!("{name}.yml"));
         fs::write(&file, configuration).unwrap();
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let address = TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap();
         let mut command = Command::new(program);
         arguments(&mut command, &file, address);
         let log = fs::File::create(folder.join(format!("{name}.log"))).unwrap();
@@ -239,18 +299,31 @@ impl Server {
 
     /// Starts a Prometheus.
     pub fn prometheus(program: &str, folder: &Path, configuration: &Json) -> Self {
-        Self::start(program, folder, &configuration.to_string(), |command, file, address| {
-            command
-                .arg(format!("--config.file={}", file.display()))
-                .arg(format!("--storage.tsdb.path={}", file.with_extension("data").display()))
-                .arg(format!("--web.listen-address={address}"));
-        })
+        Self::start(
+            program,
+            folder,
+            &configuration.to_string(),
+            |command, file, address| {
+                command
+                    .arg(format!("--config.file={}", file.display()))
+                    .arg(format!(
+                        "--storage.tsdb.path={}",
+                        file.with_extension("data").display()
+                    ))
+                    .arg(format!("--web.listen-address={address}"));
+            },
+        )
     }
 
     pub fn get(&self, path: &str) -> Json {
         // HTTP/1.0: nothing comes in chunks.
         let mut stream = TcpStream::connect(self.address).unwrap();
-        write!(stream, "GET {path} HTTP/1.0\r\nHost: {}\r\n\r\n", self.address).unwrap();
+        write!(
+            stream,
+            "GET {path} HTTP/1.0\r\nHost: {}\r\n\r\n",
+            self.address
+        )
+        .unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         let (_, body) = answer.split_once("\r\n\r\n").unwrap();
@@ -271,13 +344,17 @@ impl Answer {
     }
 
     pub fn json(&self) -> Json {
-        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {:?}", self.text()))
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|error| panic!("{error}: {:?}", self.text()))
     }
 }
 
 /// The flag that turns every provider on that has no secret.
 pub fn allow_all() -> String {
-    let names: Vec<_> = providers::ALL.iter().map(|provider| provider.name()).collect();
+    let names: Vec<_> = providers::ALL
+        .iter()
+        .map(|provider| provider.name())
+        .collect();
     format!("--webhook.allow-unauthenticated={}", names.join(","))
 }
 
@@ -294,7 +371,11 @@ pub fn command() -> Command {
 
 /// Runs a command that should end by itself; where it does not, it has no exit status.
 pub fn finish(mut command: Command) -> Output {
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     let began = Instant::now();
     while child.try_wait().unwrap().is_none() {
         if began.elapsed() > PATIENCE {
@@ -308,7 +389,10 @@ pub fn finish(mut command: Command) -> Output {
 /// The value of `X-Hub-Signature-256`, as Meta makes it.
 pub fn sign(secret: &str, body: &[u8]) -> String {
     let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
-    format!("sha256={}", base16ct::lower::encode_string(hmac::sign(&key, body).as_ref()))
+    format!(
+        "sha256={}",
+        base16ct::lower::encode_string(hmac::sign(&key, body).as_ref())
+    )
 }
 
 /// Sends a request on a connection of its own and reads the answer.
@@ -319,7 +403,8 @@ pub fn request(
     headers: &[(&str, &str)],
     body: &[u8],
 ) -> io::Result<Answer> {
-    let mut head = format!("{method} {target} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n");
+    let mut head =
+        format!("{method} {target} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n");
     for (name, value) in headers {
         head.push_str(&format!("{name}: {value}\r\n"));
     }
@@ -350,21 +435,33 @@ pub fn connect(address: SocketAddr) -> io::Result<TcpStream> {
 /// Reads an answer that is there as a whole.
 pub fn parse_answer(bytes: &[u8]) -> io::Result<Answer> {
     let broken = || io::Error::new(io::ErrorKind::UnexpectedEof, "no whole answer");
-    let end = bytes.windows(4).position(|window| window == b"\r\n\r\n").ok_or_else(broken)?;
+    let end = bytes
+        .windows(4)
+        .position(|window| window == b"\r\n\r\n")
+        .ok_or_else(broken)?;
     let head = str::from_utf8(&bytes[..end]).map_err(|_| broken())?;
     let mut lines = head.split("\r\n");
-    let status = lines.next().and_then(|line| line.split(' ').nth(1)).and_then(|code| code.parse().ok());
+    let status = lines
+        .next()
+        .and_then(|line| line.split(' ').nth(1))
+        .and_then(|code| code.parse().ok());
     let headers = lines
         .filter_map(|line| line.split_once(": "))
         .map(|(name, value)| (name.to_lowercase(), value.to_owned()))
         .collect();
-    Ok(Answer { status: status.ok_or_else(broken)?, headers, body: bytes[end + 4..].to_vec() })
+    Ok(Answer {
+        status: status.ok_or_else(broken)?,
+        headers,
+        body: bytes[end + 4..].to_vec(),
+    })
 }
 
 /// The address in a line of the log that says where the process listens.
 fn listening_address(line: &str) -> Option<SocketAddr> {
     // Whether it is JSON or logfmt.
-    let (_, address) = line.split_once("listening").and_then(|(_, rest)| rest.split_once("address"))?;
+    let (_, address) = line
+        .split_once("listening")
+        .and_then(|(_, rest)| rest.split_once("address"))?;
     address.trim_matches(['"', ':', '=', '}']).parse().ok()
 }
 
@@ -379,11 +476,16 @@ pub fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
 
 /// Reads a page in the text format; panics where a line is not valid.
 pub fn samples(page: &str) -> Vec<Sample> {
-    page.split('\n').filter(|line| !line.is_empty() && !line.starts_with('#')).map(sample).collect()
+    page.split('\n')
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .map(sample)
+        .collect()
 }
 
 fn sample(line: &str) -> Sample {
-    let name_end = line.find(['{', ' ']).unwrap_or_else(|| panic!("no sample: {line:?}"));
+    let name_end = line
+        .find(['{', ' '])
+        .unwrap_or_else(|| panic!("no sample: {line:?}"));
     let (name, mut rest) = line.split_at(name_end);
     let mut labels = BTreeMap::new();
     if let Some(inside) = rest.strip_prefix('{') {
@@ -393,11 +495,16 @@ fn sample(line: &str) -> Sample {
                 rest = after;
                 break;
             }
-            let (label, after) = rest.split_once("=\"").unwrap_or_else(|| panic!("no label: {line:?}"));
+            let (label, after) = rest
+                .split_once("=\"")
+                .unwrap_or_else(|| panic!("no label: {line:?}"));
             let mut value = String::new();
             let mut characters = after.char_indices();
             let end = loop {
-                match characters.next().unwrap_or_else(|| panic!("no end of a label: {line:?}")) {
+                match characters
+                    .next()
+                    .unwrap_or_else(|| panic!("no end of a label: {line:?}"))
+                {
                     (at, '"') => break at,
                     (_, '\\') => match characters.next() {
                         Some((_, 'n')) => value.push('\n'),
@@ -407,24 +514,41 @@ fn sample(line: &str) -> Sample {
                     (_, character) => value.push(character),
                 }
             };
-            assert!(labels.insert(label.to_owned(), value).is_none(), "repeated label: {line:?}");
+            assert!(
+                labels.insert(label.to_owned(), value).is_none(),
+                "repeated label: {line:?}"
+            );
             rest = &after[end + 1..];
             rest = rest.strip_prefix(',').unwrap_or(rest);
         }
     }
-    let value = rest.strip_prefix(' ').unwrap_or_else(|| panic!("no value: {line:?}"));
-    Sample { name: name.to_owned(), labels, value: value.replace("Inf", "inf").parse().unwrap() }
+    let value = rest
+        .strip_prefix(' ')
+        .unwrap_or_else(|| panic!("no value: {line:?}"));
+    Sample {
+        name: name.to_owned(),
+        labels,
+        value: value.replace("Inf", "inf").parse().unwrap(),
+    }
 }
 
 /// The value of the one sample of that name that carries these labels, if there is one.
 pub fn value(samples: &[Sample], name: &str, labels: &[(&str, &str)]) -> Option<f64> {
     let carries = |sample: &&Sample| {
         sample.name == name
-            && labels.iter().all(|(label, value)| sample.labels.get(*label).is_some_and(|found| found == value))
+            && labels.iter().all(|(label, value)| {
+                sample
+                    .labels
+                    .get(*label)
+                    .is_some_and(|found| found == value)
+            })
     };
     let mut found = samples.iter().filter(carries);
     let value = found.next().map(|sample| sample.value);
-    assert!(found.next().is_none(), "more than one {name} carries {labels:?}");
+    assert!(
+        found.next().is_none(),
+        "more than one {name} carries {labels:?}"
+    );
     value
 }
 
@@ -441,10 +565,16 @@ pub fn assert_golden(path: &str, text: &str) {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
     } else {
-        assert_eq!(text, fixture(path), "tests/{path} differs; where that is wanted: make golden");
+        assert_eq!(
+            text,
+            fixture(path),
+            "tests/{path} differs; where that is wanted: make golden"
+        );
     }
 }
 
 fn fixture_path(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(path)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests")
+        .join(path)
 }

@@ -31,16 +31,29 @@ fn a_signature_made_by_another_program_is_right() {
     let (_folder, exporter) = start(&[("meta.app-secret", "app secret one")], &[]);
     let body = r#"{"object":"whatsapp_business_account","entry":[{"id":"102290129340398","time":1748454394,"changes":[{"field":"phone_number_quality_update","value":{"display_phone_number":"15550783881","event":"DOWNGRADE","old_limit":"TIER_10K","current_limit":"TIER_1K"}}]}]}"#;
     let signature = "sha256=b6d6ad26961c43bfdcfba0f669dd7666d75da4323db3c183bbff2cc6515907cf";
-    let answer = request(exporter.webhook, "POST", "/webhooks/meta", &[(SIGNATURE, signature)], body.as_bytes());
+    let answer = request(
+        exporter.webhook,
+        "POST",
+        "/webhooks/meta",
+        &[(SIGNATURE, signature)],
+        body.as_bytes(),
+    );
     assert_applied(&answer.unwrap(), "openssl's signature");
 }
 
 #[test]
 fn any_of_two_app_secrets_signs() {
-    let (_folder, exporter) = start(&[("meta.app-secret", "first"), ("meta.app-secret", "second")], &[]);
+    let (_folder, exporter) = start(
+        &[("meta.app-secret", "first"), ("meta.app-secret", "second")],
+        &[],
+    );
     let body = meta(NUMBER, 1);
     for (secret, status) in [("first", 200), ("second", 200), ("third", 401), ("", 401)] {
-        assert_eq!(post_signed(&exporter, &body, &sign(secret, body.as_bytes())).status, status, "{secret}");
+        assert_eq!(
+            post_signed(&exporter, &body, &sign(secret, body.as_bytes())).status,
+            status,
+            "{secret}"
+        );
     }
 }
 
@@ -50,8 +63,15 @@ fn a_wrong_signature_changes_nothing() {
     let body = meta(NUMBER, 1);
     let right = sign("secret", body.as_bytes());
     let digits = right.strip_prefix("sha256=").unwrap();
-    let first_digit_wrong =
-        right.replacen(&right[..8], if digits.starts_with('0') { "sha256=1" } else { "sha256=0" }, 1);
+    let first_digit_wrong = right.replacen(
+        &right[..8],
+        if digits.starts_with('0') {
+            "sha256=1"
+        } else {
+            "sha256=0"
+        },
+        1,
+    );
     let wrong = [
         sign("another secret", body.as_bytes()),
         sign("secret", meta(NUMBER, 2).as_bytes()),
@@ -74,10 +94,25 @@ fn a_wrong_signature_changes_nothing() {
 
     let failures = "whatsapp_exporter_webhook_auth_failures_total";
     let counted = |reason| exporter.value(failures, &[("provider", "meta"), ("reason", reason)]);
-    assert_eq!((counted("wrong"), counted("missing")), (Some(wrong.len() as f64), Some(1.0)));
-    assert_eq!(exporter.value("whatsapp_exporter_phone_numbers", &[]), Some(0.0));
-    assert_eq!(exporter.value("whatsapp_exporter_webhook_last_accepted_timestamp_seconds", &[]), None);
-    assert_applied(&post_signed(&exporter, &body, &right), "the right signature of the same body");
+    assert_eq!(
+        (counted("wrong"), counted("missing")),
+        (Some(wrong.len() as f64), Some(1.0))
+    );
+    assert_eq!(
+        exporter.value("whatsapp_exporter_phone_numbers", &[]),
+        Some(0.0)
+    );
+    assert_eq!(
+        exporter.value(
+            "whatsapp_exporter_webhook_last_accepted_timestamp_seconds",
+            &[]
+        ),
+        None
+    );
+    assert_applied(
+        &post_signed(&exporter, &body, &right),
+        "the right signature of the same body",
+    );
 }
 
 // Tokens
@@ -87,7 +122,9 @@ fn a_token_is_taken_from_the_header_and_from_the_path() {
     // With all that a path must escape.
     let token = "a/b c%+é?";
     let escaped = "a%2Fb%20c%25%2B%C3%A9%3F";
-    let flags: Vec<_> = token_providers().map(|provider| format!("{provider}.token")).collect();
+    let flags: Vec<_> = token_providers()
+        .map(|provider| format!("{provider}.token"))
+        .collect();
     let secrets: Vec<_> = flags.iter().map(|flag| (flag.as_str(), token)).collect();
     let (_folder, exporter) = start(&secrets, &[]);
     let bearer = format!("Bearer {token}");
@@ -109,9 +146,17 @@ fn a_token_is_taken_from_the_header_and_from_the_path() {
     ];
     for provider in token_providers() {
         for (path, header, status) in cases {
-            let headers: Vec<_> = header.iter().map(|value| ("Authorization", *value)).collect();
+            let headers: Vec<_> = header
+                .iter()
+                .map(|value| ("Authorization", *value))
+                .collect();
             let answer = deliver(&exporter, provider, path, &headers);
-            assert_eq!(answer.status, status, "{provider} {path:?} {header:?}: {}", answer.text());
+            assert_eq!(
+                answer.status,
+                status,
+                "{provider} {path:?} {header:?}: {}",
+                answer.text()
+            );
         }
     }
 }
@@ -130,7 +175,11 @@ fn token_in_the_path_is_decoded_once_and_compared_whole() {
         ("t0kAn/", 401),
         ("", 401),
     ] {
-        assert_eq!(deliver(&exporter, "8x8", path, &[]).status, status, "{path:?}");
+        assert_eq!(
+            deliver(&exporter, "8x8", path, &[]).status,
+            status,
+            "{path:?}"
+        );
     }
 }
 
@@ -142,7 +191,13 @@ fn slash_at_the_end_of_a_path_changes_nothing() {
         let target = format!("/webhooks/{provider}/{query}");
         let answer = request(exporter.webhook, method, &target, &[], body.as_bytes()).unwrap();
         assert_applied(&answer, provider);
-        let answer = request(exporter.webhook, method, &format!("/webhooks/{provider}//{query}"), &[], body.as_bytes());
+        let answer = request(
+            exporter.webhook,
+            method,
+            &format!("/webhooks/{provider}//{query}"),
+            &[],
+            body.as_bytes(),
+        );
         assert_error(&answer.unwrap(), 404);
     }
     let query = "/?hub.mode=subscribe&hub.challenge=7&hub.verify_token=verify";
@@ -151,23 +206,45 @@ fn slash_at_the_end_of_a_path_changes_nothing() {
 
 #[test]
 fn secret_that_proved_a_webhook_is_shown_with_its_number() {
-    let secrets =
-        [("meta.app-secret", "first"), ("meta.app-secret", "second"), ("8x8.token", "one"), ("8x8.token", "two")];
+    let secrets = [
+        ("meta.app-secret", "first"),
+        ("meta.app-secret", "second"),
+        ("8x8.token", "one"),
+        ("8x8.token", "two"),
+    ];
     let (_folder, exporter) = start(&secrets, &[]);
     let used = |provider, secret: &str| {
         let labels = [("provider", provider), ("secret", secret)];
-        exporter.value("whatsapp_exporter_webhook_secret_last_used_timestamp_seconds", &labels)
+        exporter.value(
+            "whatsapp_exporter_webhook_secret_last_used_timestamp_seconds",
+            &labels,
+        )
     };
     let body = meta(NUMBER, 1);
-    assert_eq!(post_signed(&exporter, &body, &sign("third", body.as_bytes())).status, 401);
+    assert_eq!(
+        post_signed(&exporter, &body, &sign("third", body.as_bytes())).status,
+        401
+    );
     assert_eq!(deliver(&exporter, "8x8", "three", &[]).status, 401);
-    assert_eq!(["1", "2"].map(|secret| (used("meta", secret), used("8x8", secret))), [(None, None); 2]);
-    assert_eq!(post_signed(&exporter, &body, &sign("second", body.as_bytes())).status, 200);
+    assert_eq!(
+        ["1", "2"].map(|secret| (used("meta", secret), used("8x8", secret))),
+        [(None, None); 2]
+    );
+    assert_eq!(
+        post_signed(&exporter, &body, &sign("second", body.as_bytes())).status,
+        200
+    );
     assert_eq!(deliver(&exporter, "8x8", "two", &[]).status, 200);
     assert!(used("meta", "1").is_none() && used("8x8", "1").is_none());
     assert!(used("meta", "2").is_some() && used("8x8", "2").is_some());
-    assert_eq!(post_signed(&exporter, &body, &sign("first", body.as_bytes())).status, 200);
-    assert_eq!(deliver(&exporter, "8x8", "", &[("Authorization", "one")]).status, 200);
+    assert_eq!(
+        post_signed(&exporter, &body, &sign("first", body.as_bytes())).status,
+        200
+    );
+    assert_eq!(
+        deliver(&exporter, "8x8", "", &[("Authorization", "one")]).status,
+        200
+    );
     assert!(used("meta", "1") >= used("meta", "2") && used("8x8", "1") >= used("8x8", "2"));
 }
 
@@ -175,23 +252,46 @@ fn secret_that_proved_a_webhook_is_shown_with_its_number() {
 fn while_a_token_is_rotated_both_are_taken() {
     let (_folder, exporter) = start(&[("innopaas.token", "old"), ("innopaas.token", "new")], &[]);
     for (token, status) in [("old", 200), ("new", 200), ("oldnew", 401), ("other", 401)] {
-        assert_eq!(deliver(&exporter, "innopaas", "", &[("Authorization", token)]).status, status, "{token}");
-        assert_eq!(deliver(&exporter, "innopaas", token, &[]).status, status, "{token} in the path");
+        assert_eq!(
+            deliver(&exporter, "innopaas", "", &[("Authorization", token)]).status,
+            status,
+            "{token}"
+        );
+        assert_eq!(
+            deliver(&exporter, "innopaas", token, &[]).status,
+            status,
+            "{token} in the path"
+        );
     }
 }
 
 #[test]
 fn the_token_of_one_provider_opens_no_other() {
     let (_folder, exporter) = start(&[("8x8.token", "eight"), ("innopaas.token", "inno")], &[]);
-    assert_error(&deliver(&exporter, "innopaas", "eight", &[("Authorization", "eight")]), 401);
+    assert_error(
+        &deliver(
+            &exporter,
+            "innopaas",
+            "eight",
+            &[("Authorization", "eight")],
+        ),
+        401,
+    );
     assert_eq!(deliver(&exporter, "innopaas", "inno", &[]).status, 200);
 }
 
 #[test]
 fn every_refusal_is_the_same_bytes() {
-    let flags: Vec<_> = token_providers().map(|provider| format!("{provider}.token")).collect();
+    let flags: Vec<_> = token_providers()
+        .map(|provider| format!("{provider}.token"))
+        .collect();
     let tokens = flags.iter().map(|flag| (flag.as_str(), "token"));
-    let (_folder, guarded) = start(&tokens.chain([("meta.app-secret", "secret")]).collect::<Vec<_>>(), &[]);
+    let (_folder, guarded) = start(
+        &tokens
+            .chain([("meta.app-secret", "secret")])
+            .collect::<Vec<_>>(),
+        &[],
+    );
     let mut refusals = vec![
         guarded.post("/webhooks/meta", MARKER),
         post_signed(&guarded, MARKER, &sign("another", MARKER.as_bytes())),
@@ -199,7 +299,12 @@ fn every_refusal_is_the_same_bytes() {
     ];
     for provider in token_providers() {
         refusals.push(deliver(&guarded, provider, "", &[]));
-        refusals.push(deliver(&guarded, provider, "", &[("Authorization", MARKER)]));
+        refusals.push(deliver(
+            &guarded,
+            provider,
+            "",
+            &[("Authorization", MARKER)],
+        ));
         refusals.push(deliver(&guarded, provider, MARKER, &[]));
     }
     for answer in &mut refusals {
@@ -207,7 +312,10 @@ fn every_refusal_is_the_same_bytes() {
         answer.headers.remove("date").unwrap();
     }
     for answer in &refusals {
-        assert_eq!((&answer.headers, answer.text()), (&refusals[0].headers, refusals[0].text()));
+        assert_eq!(
+            (&answer.headers, answer.text()),
+            (&refusals[0].headers, refusals[0].text())
+        );
     }
 }
 
@@ -218,43 +326,97 @@ fn where_no_token_is_configured_there_is_nothing_below_a_provider() {
         for below in [MARKER, "a/b", "%20"] {
             assert_error(&deliver(&open, provider, below, &[]), 404);
         }
-        assert_error(&request(open.webhook, "POST", &format!("/webhooks/{provider}//"), &[], b"{}").unwrap(), 404);
+        assert_error(
+            &request(
+                open.webhook,
+                "POST",
+                &format!("/webhooks/{provider}//"),
+                &[],
+                b"{}",
+            )
+            .unwrap(),
+            404,
+        );
     }
     // Meta has a secret, which is no token.
-    let (_other_folder, signing) = start(&[("meta.app-secret", "secret"), ("meta.verify-token", "verify")], &[]);
+    let (_other_folder, signing) = start(
+        &[
+            ("meta.app-secret", "secret"),
+            ("meta.verify-token", "verify"),
+        ],
+        &[],
+    );
     let body = meta(NUMBER, 1);
     for below in ["secret", "verify"] {
         let signature = sign("secret", body.as_bytes());
         let path = format!("/webhooks/meta/{below}");
-        let answer = request(signing.webhook, "POST", &path, &[(SIGNATURE, &signature)], body.as_bytes());
+        let answer = request(
+            signing.webhook,
+            "POST",
+            &path,
+            &[(SIGNATURE, &signature)],
+            body.as_bytes(),
+        );
         assert_error(&answer.unwrap(), 404);
     }
-    assert_error(&handshake(&signing, "/verify?hub.mode=subscribe&hub.challenge=1&hub.verify_token=verify"), 404);
+    assert_error(
+        &handshake(
+            &signing,
+            "/verify?hub.mode=subscribe&hub.challenge=1&hub.verify_token=verify",
+        ),
+        404,
+    );
 }
 
 // Meta's handshake
 
 #[test]
 fn the_handshake_is_answered_with_the_challenge_and_nothing_else() {
-    let (_folder, exporter) = start(&[("meta.verify-token", "old token"), ("meta.verify-token", "new&token")], &[]);
-    for (challenge, body) in [("1158201444", "1158201444"), ("a%2Bb%20%3Cc%3E%22", "a+b <c>\""), ("", "")] {
+    let (_folder, exporter) = start(
+        &[
+            ("meta.verify-token", "old token"),
+            ("meta.verify-token", "new&token"),
+        ],
+        &[],
+    );
+    for (challenge, body) in [
+        ("1158201444", "1158201444"),
+        ("a%2Bb%20%3Cc%3E%22", "a+b <c>\""),
+        ("", ""),
+    ] {
         for token in ["old%20token", "old+token", "new%26token"] {
-            let query = format!("?hub.mode=subscribe&hub.challenge={challenge}&hub.verify_token={token}");
+            let query =
+                format!("?hub.mode=subscribe&hub.challenge={challenge}&hub.verify_token={token}");
             let answer = handshake(&exporter, &query);
             assert_eq!((answer.status, answer.text()), (200, body), "{query}");
-            assert!(answer.headers["content-type"].starts_with("text/plain"), "{answer:?}");
+            assert!(
+                answer.headers["content-type"].starts_with("text/plain"),
+                "{answer:?}"
+            );
             // A browser must not take a challenge for a page.
             assert_eq!(answer.headers["x-content-type-options"], "nosniff");
         }
     }
     let shuffled = "?x=y&hub.verify_token=old%20token&hub.challenge=7&hub.mode=subscribe";
     assert_eq!(handshake(&exporter, shuffled).text(), "7");
-    assert_error(&handshake(&exporter, "?hub.mode=subscribe&hub.verify_token=old%20token"), 400);
+    assert_error(
+        &handshake(
+            &exporter,
+            "?hub.mode=subscribe&hub.verify_token=old%20token",
+        ),
+        400,
+    );
 }
 
 #[test]
 fn a_handshake_without_the_token_is_forbidden() {
-    let (_folder, exporter) = start(&[("meta.app-secret", "secret"), ("meta.verify-token", "verify")], &[]);
+    let (_folder, exporter) = start(
+        &[
+            ("meta.app-secret", "secret"),
+            ("meta.verify-token", "verify"),
+        ],
+        &[],
+    );
     for query in [
         "?hub.mode=subscribe&hub.challenge=mArKeR&hub.verify_token=wrong",
         "?hub.mode=subscribe&hub.challenge=mArKeR&hub.verify_token=verif",
@@ -269,28 +431,60 @@ fn a_handshake_without_the_token_is_forbidden() {
     ] {
         assert_error(&handshake(&exporter, query), 403);
     }
-    assert_eq!(exporter.value(REQUESTS, &[("provider", "meta"), ("code", "403")]), Some(10.0));
+    assert_eq!(
+        exporter.value(REQUESTS, &[("provider", "meta"), ("code", "403")]),
+        Some(10.0)
+    );
     let failures = |reason| {
-        exporter.value("whatsapp_exporter_webhook_auth_failures_total", &[("provider", "meta"), ("reason", reason)])
+        exporter.value(
+            "whatsapp_exporter_webhook_auth_failures_total",
+            &[("provider", "meta"), ("reason", reason)],
+        )
     };
-    assert_eq!(["wrong", "missing", "handshake"].map(failures), [0.0, 0.0, 7.0].map(Some));
+    assert_eq!(
+        ["wrong", "missing", "handshake"].map(failures),
+        [0.0, 0.0, 7.0].map(Some)
+    );
 }
 
 #[test]
 fn answered_handshake_is_shown_also_after_a_kill() {
-    let (_folder, exporter) = start(&[("meta.app-secret", "secret"), ("meta.verify-token", "verify")], &[]);
+    let (_folder, exporter) = start(
+        &[
+            ("meta.app-secret", "secret"),
+            ("meta.verify-token", "verify"),
+        ],
+        &[],
+    );
     let last = |exporter: &Exporter, what: &str| {
         let name = format!("whatsapp_exporter_webhook_last_{what}_timestamp_seconds");
         exporter.value(&name, &[("provider", "meta")])
     };
-    assert_eq!(handshake(&exporter, "?hub.mode=subscribe&hub.challenge=7&hub.verify_token=no").status, 403);
+    assert_eq!(
+        handshake(
+            &exporter,
+            "?hub.mode=subscribe&hub.challenge=7&hub.verify_token=no"
+        )
+        .status,
+        403
+    );
     assert_eq!(last(&exporter, "handshake"), None);
-    assert_eq!(handshake(&exporter, "?hub.mode=subscribe&hub.challenge=7&hub.verify_token=verify").status, 200);
+    assert_eq!(
+        handshake(
+            &exporter,
+            "?hub.mode=subscribe&hub.challenge=7&hub.verify_token=verify"
+        )
+        .status,
+        200
+    );
     let shown = last(&exporter, "handshake");
     assert!(shown.is_some());
     let exporter = exporter.kill_and_restart();
     assert_eq!(last(&exporter, "handshake"), shown);
-    assert_eq!([last(&exporter, "accepted"), last(&exporter, "change")], [None; 2]);
+    assert_eq!(
+        [last(&exporter, "accepted"), last(&exporter, "change")],
+        [None; 2]
+    );
 }
 
 #[test]
@@ -301,16 +495,26 @@ fn webhook_without_a_change_moves_last_accepted_alone() {
         exporter.value(&name, &[("provider", provider)])
     };
     let ignored = of_account(1, &[json!({"field": "messages", "value": {}})]);
-    assert_tally(&exporter.post("/webhooks/meta", &ignored), &[("ignored", 1)]);
+    assert_tally(
+        &exporter.post("/webhooks/meta", &ignored),
+        &[("ignored", 1)],
+    );
     assert!(last("accepted", "meta").is_some() && last("change", "meta").is_none());
-    assert_tally(&exporter.post("/webhooks/meta", &meta(NUMBER, 1)), &[("applied", 1)]);
+    assert_tally(
+        &exporter.post("/webhooks/meta", &meta(NUMBER, 1)),
+        &[("applied", 1)],
+    );
     let applied = last("change", "meta");
     assert!(applied.is_some());
     for (body, outcome) in [(meta(NUMBER, 1), "duplicate"), (meta(NUMBER, 0), "stale")] {
         assert_tally(&exporter.post("/webhooks/meta", &body), &[(outcome, 1)]);
         assert!(last("change", "meta") >= applied, "{outcome}");
     }
-    assert_eq!(deliver(&exporter, "8x8", "", &[]).json()["invalid"], 1, "beyond the cap");
+    assert_eq!(
+        deliver(&exporter, "8x8", "", &[]).json()["invalid"],
+        1,
+        "beyond the cap"
+    );
     assert!(last("accepted", "8x8").is_some() && last("change", "8x8").is_none());
 }
 
@@ -318,7 +522,13 @@ fn webhook_without_a_change_moves_last_accepted_alone() {
 fn without_a_verify_token_every_handshake_is_forbidden() {
     let (_folder, exporter) = start(&[("meta.app-secret", "secret")], &[]);
     for token in ["", "&hub.verify_token=", "&hub.verify_token=secret"] {
-        assert_error(&handshake(&exporter, &format!("?hub.mode=subscribe&hub.challenge=mArKeR{token}")), 403);
+        assert_error(
+            &handshake(
+                &exporter,
+                &format!("?hub.mode=subscribe&hub.challenge=mArKeR{token}"),
+            ),
+            403,
+        );
     }
 }
 
@@ -340,10 +550,18 @@ fn provider_without_a_secret_is_off_on_loopback_and_behind_a_proxy() {
     let token = [("WHATSAPP_EXPORTER_8X8_TOKEN", "token")];
     let exporter = Exporter::start_bare(folder.path(), &[], &token);
     for provider in names() {
-        let (on, status) = if provider == "8x8" { (1.0, 401) } else { (0.0, 404) };
+        let (on, status) = if provider == "8x8" {
+            (1.0, 401)
+        } else {
+            (0.0, 404)
+        };
         assert_error(&deliver(&exporter, provider, "", &[]), status);
         assert_error(&deliver(&exporter, provider, "", &OF_A_PROXY), status);
-        assert_eq!(exporter.value("whatsapp_exporter_provider_on", &[("provider", provider)]), Some(on), "{provider}");
+        assert_eq!(
+            exporter.value("whatsapp_exporter_provider_on", &[("provider", provider)]),
+            Some(on),
+            "{provider}"
+        );
     }
     assert_applied(&deliver(&exporter, "8x8", "token", &[]), "8x8");
 }
@@ -352,14 +570,38 @@ fn provider_without_a_secret_is_off_on_loopback_and_behind_a_proxy() {
 fn allowed_or_proven_webhook_may_come_through_a_proxy() {
     let folder = tempfile::tempdir().unwrap();
     let secret = [("WHATSAPP_EXPORTER_META_APP_SECRET", "secret")];
-    let exporter = Exporter::start_bare(folder.path(), &["--webhook.allow-unauthenticated=meta,kaleyra"], &secret);
+    let exporter = Exporter::start_bare(
+        folder.path(),
+        &["--webhook.allow-unauthenticated=meta,kaleyra"],
+        &secret,
+    );
     assert_applied(&deliver(&exporter, "kaleyra", "", &OF_A_PROXY), "kaleyra");
     let body = meta(NUMBER, 1);
     // A secret that is there counts, although its provider is named.
-    assert_error(&request(exporter.webhook, "POST", "/webhooks/meta", &OF_A_PROXY, body.as_bytes()).unwrap(), 401);
+    assert_error(
+        &request(
+            exporter.webhook,
+            "POST",
+            "/webhooks/meta",
+            &OF_A_PROXY,
+            body.as_bytes(),
+        )
+        .unwrap(),
+        401,
+    );
     let signature = sign("secret", body.as_bytes());
     let signed = [&OF_A_PROXY[..], &[(SIGNATURE, signature.as_str())]].concat();
-    assert_applied(&request(exporter.webhook, "POST", "/webhooks/meta", &signed, body.as_bytes()).unwrap(), "meta");
+    assert_applied(
+        &request(
+            exporter.webhook,
+            "POST",
+            "/webhooks/meta",
+            &signed,
+            body.as_bytes(),
+        )
+        .unwrap(),
+        "meta",
+    );
 }
 
 // Answers
@@ -371,10 +613,17 @@ fn an_accepted_delivery_is_answered_with_what_became_of_it() {
         assert_applied(&deliver(&exporter, provider, "", &[]), provider);
     }
     // Kaleyra sends neither an id nor a time, so that each of its deliveries is a new one.
-    for (provider, outcome) in [("meta", "duplicate"), ("8x8", "duplicate"), ("innopaas", "duplicate")] {
+    for (provider, outcome) in [
+        ("meta", "duplicate"),
+        ("8x8", "duplicate"),
+        ("innopaas", "duplicate"),
+    ] {
         assert_tally(&deliver(&exporter, provider, "", &[]), &[(outcome, 1)]);
     }
-    assert_tally(&exporter.post("/webhooks/meta", &meta(NUMBER, 2)), &[("applied", 1)]);
+    assert_tally(
+        &exporter.post("/webhooks/meta", &meta(NUMBER, 2)),
+        &[("applied", 1)],
+    );
     let older = meta(NUMBER, 0);
     assert_tally(&exporter.post("/webhooks/meta", &older), &[("stale", 1)]);
     let test = older.replace("102290129340398", "0");
@@ -382,12 +631,24 @@ fn an_accepted_delivery_is_answered_with_what_became_of_it() {
 
     let changes = |provider, outcome| {
         let labels = [("provider", provider), ("outcome", outcome)];
-        exporter.value("whatsapp_exporter_webhook_changes_total", &labels).unwrap()
+        exporter
+            .value("whatsapp_exporter_webhook_changes_total", &labels)
+            .unwrap()
     };
-    let counted =
-        ["applied", "duplicate", "stale", "ignored", "invalid", "test"].map(|outcome| changes("meta", outcome));
+    let counted = [
+        "applied",
+        "duplicate",
+        "stale",
+        "ignored",
+        "invalid",
+        "test",
+    ]
+    .map(|outcome| changes("meta", outcome));
     assert_eq!(counted, [2.0, 1.0, 1.0, 0.0, 0.0, 1.0]);
-    assert_eq!((changes("8x8", "applied"), changes("8x8", "duplicate")), (1.0, 1.0));
+    assert_eq!(
+        (changes("8x8", "applied"), changes("8x8", "duplicate")),
+        (1.0, 1.0)
+    );
 }
 
 #[test]
@@ -403,18 +664,41 @@ fn what_is_of_no_interest_is_accepted_and_ignored() {
         assert_tally(&exporter.post("/webhooks/meta", body), &[("ignored", 1)]);
     }
     for (path, body) in [
-        ("/webhooks/8x8", r#"{"eventType":"inbound_message_received"}"#),
+        (
+            "/webhooks/8x8",
+            r#"{"eventType":"inbound_message_received"}"#,
+        ),
         ("/webhooks/innopaas", r#"{"type":"whatsapp_message"}"#),
-        ("/webhooks/kaleyra", r#"{"from":"16315551181","body":"hello"}"#),
+        (
+            "/webhooks/kaleyra",
+            r#"{"from":"16315551181","body":"hello"}"#,
+        ),
     ] {
         assert_tally(&exporter.post(path, body), &[("ignored", 1)]);
     }
-    let incoming = request(exporter.webhook, "GET", "/webhooks/kaleyra?from=16315551181&event=", &[], b"").unwrap();
+    let incoming = request(
+        exporter.webhook,
+        "GET",
+        "/webhooks/kaleyra?from=16315551181&event=",
+        &[],
+        b"",
+    )
+    .unwrap();
     assert_tally(&incoming, &[("ignored", 1)]);
     let samples = exporter.samples();
-    assert_eq!(value(&samples, "whatsapp_exporter_phone_numbers", &[]), Some(0.0));
+    assert_eq!(
+        value(&samples, "whatsapp_exporter_phone_numbers", &[]),
+        Some(0.0)
+    );
     let ignored = [("provider", "meta"), ("outcome", "ignored")];
-    assert_eq!(value(&samples, "whatsapp_exporter_webhook_changes_total", &ignored), Some(5.0));
+    assert_eq!(
+        value(
+            &samples,
+            "whatsapp_exporter_webhook_changes_total",
+            &ignored
+        ),
+        Some(5.0)
+    );
 }
 
 #[test]
@@ -432,18 +716,46 @@ fn one_bad_change_does_not_spoil_its_batch() {
         r#""mArKeR""#.into(),
         change(r#""15550000002""#),
     ];
-    let body = format!(r#"{{"entry":[{{"id":"1","time":1748454394,"changes":[{}]}}]}}"#, changes.join(","));
-    assert_tally(&exporter.post("/webhooks/meta", &body), &[("applied", 2), ("invalid", 3)]);
+    let body = format!(
+        r#"{{"entry":[{{"id":"1","time":1748454394,"changes":[{}]}}]}}"#,
+        changes.join(",")
+    );
+    assert_tally(
+        &exporter.post("/webhooks/meta", &body),
+        &[("applied", 2), ("invalid", 3)],
+    );
 
     let samples = exporter.samples();
-    let flagged = |number| value(&samples, "whatsapp_phone_number_flagged", &[("phone_number", number)]);
-    assert_eq!((flagged("15550000001"), flagged("15550000002")), (Some(1.0), Some(1.0)));
-    assert_eq!(value(&samples, "whatsapp_exporter_phone_numbers", &[]), Some(2.0));
+    let flagged = |number| {
+        value(
+            &samples,
+            "whatsapp_phone_number_flagged",
+            &[("phone_number", number)],
+        )
+    };
+    assert_eq!(
+        (flagged("15550000001"), flagged("15550000002")),
+        (Some(1.0), Some(1.0))
+    );
+    assert_eq!(
+        value(&samples, "whatsapp_exporter_phone_numbers", &[]),
+        Some(2.0)
+    );
     let invalid = [("provider", "meta"), ("outcome", "invalid")];
-    assert_eq!(value(&samples, "whatsapp_exporter_webhook_changes_total", &invalid), Some(3.0));
+    assert_eq!(
+        value(
+            &samples,
+            "whatsapp_exporter_webhook_changes_total",
+            &invalid
+        ),
+        Some(3.0)
+    );
     exporter.end("TERM");
     let log = exporter.log();
-    assert!(log.contains("invalid changes in a webhook") && !log.contains(MARKER), "{log}");
+    assert!(
+        log.contains("invalid changes in a webhook") && !log.contains(MARKER),
+        "{log}"
+    );
 }
 
 #[test]
@@ -465,7 +777,10 @@ fn what_no_provider_sends_is_a_bad_request() {
     for provider in names() {
         let path = format!("/webhooks/{provider}");
         for body in bodies {
-            assert_error(&request(exporter.webhook, "POST", &path, &[], body).unwrap(), 400);
+            assert_error(
+                &request(exporter.webhook, "POST", &path, &[], body).unwrap(),
+                400,
+            );
         }
         let counted = exporter.value(REQUESTS, &[("provider", provider), ("code", "400")]);
         assert_eq!(counted, Some(bodies.len() as f64), "{provider}");
@@ -493,7 +808,10 @@ fn an_unknown_path_is_not_found() {
     ];
     for path in paths {
         for method in ["GET", "POST", "DELETE"] {
-            assert_error(&request(exporter.webhook, method, path, &[], MARKER.as_bytes()).unwrap(), 404);
+            assert_error(
+                &request(exporter.webhook, method, path, &[], MARKER.as_bytes()).unwrap(),
+                404,
+            );
         }
     }
     let counted = exporter.value(REQUESTS, &[("provider", "none"), ("code", "404")]);
@@ -504,17 +822,43 @@ fn an_unknown_path_is_not_found() {
 fn a_wrong_method_is_told_the_right_ones() {
     let (_folder, exporter) = start(&[], &[]);
     for (provider, methods, allowed) in [
-        ("meta", &["PUT", "DELETE", "PATCH", "OPTIONS", "mArKeR"][..], "GET, POST"),
+        (
+            "meta",
+            &["PUT", "DELETE", "PATCH", "OPTIONS", "mArKeR"][..],
+            "GET, POST",
+        ),
         ("8x8", &["GET", "PUT", "DELETE", "mArKeR"], "POST"),
         ("innopaas", &["GET", "PUT", "DELETE", "mArKeR"], "POST"),
-        ("kaleyra", &["PUT", "DELETE", "OPTIONS", "mArKeR"], "GET, POST"),
+        (
+            "kaleyra",
+            &["PUT", "DELETE", "OPTIONS", "mArKeR"],
+            "GET, POST",
+        ),
     ] {
         for method in methods {
-            let answer = request(exporter.webhook, method, &format!("/webhooks/{provider}"), &[], b"mArKeR").unwrap();
+            let answer = request(
+                exporter.webhook,
+                method,
+                &format!("/webhooks/{provider}"),
+                &[],
+                b"mArKeR",
+            )
+            .unwrap();
             assert_error(&answer, 405);
             assert_eq!(answer.headers["allow"], allowed, "{provider}");
         }
-        assert_eq!(request(exporter.webhook, "HEAD", &format!("/webhooks/{provider}"), &[], b"").unwrap().status, 405);
+        assert_eq!(
+            request(
+                exporter.webhook,
+                "HEAD",
+                &format!("/webhooks/{provider}"),
+                &[],
+                b""
+            )
+            .unwrap()
+            .status,
+            405
+        );
     }
 }
 
@@ -531,16 +875,32 @@ fn compressed_body_is_refused_and_identity_names_no_compression() {
         (&["Identity"], 200),
         (&[""], 200),
     ] {
-        let headers: Vec<_> = codings.iter().map(|coding| ("Content-Encoding", *coding)).collect();
-        let answer = request(exporter.webhook, "POST", "/webhooks/meta", &headers, body.as_bytes()).unwrap();
+        let headers: Vec<_> = codings
+            .iter()
+            .map(|coding| ("Content-Encoding", *coding))
+            .collect();
+        let answer = request(
+            exporter.webhook,
+            "POST",
+            "/webhooks/meta",
+            &headers,
+            body.as_bytes(),
+        )
+        .unwrap();
         assert_eq!(answer.status, status, "{codings:?}: {}", answer.text());
         if status == 415 {
             assert_error(&answer, 415);
             assert_eq!(answer.headers["accept-encoding"], "identity");
         }
     }
-    assert_error(&deliver(&exporter, "8x8", "", &[("Content-Encoding", "gzip")]), 401);
-    assert_error(&deliver(&exporter, "8x8", "token", &[("Content-Encoding", "gzip")]), 415);
+    assert_error(
+        &deliver(&exporter, "8x8", "", &[("Content-Encoding", "gzip")]),
+        401,
+    );
+    assert_error(
+        &deliver(&exporter, "8x8", "token", &[("Content-Encoding", "gzip")]),
+        415,
+    );
 }
 
 #[test]
@@ -554,13 +914,19 @@ fn request_of_http_1_1_names_one_host() {
     };
     for (head, status) in [
         ("POST /webhooks/meta HTTP/1.1\r\n", 400),
-        ("POST /webhooks/meta HTTP/1.1\r\nHost: a\r\nHost: b\r\n", 400),
+        (
+            "POST /webhooks/meta HTTP/1.1\r\nHost: a\r\nHost: b\r\n",
+            400,
+        ),
         ("POST /webhooks/meta HTTP/1.1\r\nHost: a\r\n", 200),
         ("POST /webhooks/meta HTTP/1.0\r\n", 200),
     ] {
         assert_eq!(send(exporter.webhook, head).status, status, "{head:?}");
     }
-    assert_eq!(exporter.value(REQUESTS, &[("provider", "meta"), ("code", "400")]), Some(2.0));
+    assert_eq!(
+        exporter.value(REQUESTS, &[("provider", "meta"), ("code", "400")]),
+        Some(2.0)
+    );
     assert_eq!(send(exporter.web, "GET /-/ready HTTP/1.1\r\n").status, 400);
     assert_eq!(send(exporter.web, "GET /-/ready HTTP/1.0\r\n").status, 200);
 }
@@ -568,12 +934,19 @@ fn request_of_http_1_1_names_one_host() {
 #[test]
 fn list_of_millions_takes_little_memory_and_a_list_at_the_top_none() {
     let (_folder, exporter) = start(&[], &[]);
-    let memory = || exporter.value("process_resident_memory_bytes", &[]).unwrap();
+    let memory = || {
+        exporter
+            .value("process_resident_memory_bytes", &[])
+            .unwrap()
+    };
     let filled = |begin: &str, part: &str, end: &str| {
         let parts = (4 * MIB - begin.len() - end.len()) / part.len();
         format!("{begin}{}0{end}", part.repeat(parts - 1))
     };
-    assert_eq!(exporter.post("/webhooks/meta", &meta(NUMBER, 1)).status, 200);
+    assert_eq!(
+        exporter.post("/webhooks/meta", &meta(NUMBER, 1)).status,
+        200
+    );
     // What is no object is counted, what is empty is passed over, and neither is kept.
     for (body, status) in [
         (filled("[", "0,", "]"), 400),
@@ -598,7 +971,10 @@ fn list_of_millions_takes_little_memory_and_a_list_at_the_top_none() {
         let grown = (memory() - before) / MIB as f64;
         assert!(grown < 24.0, "{}… took {grown} MiB", &body[..40]);
     }
-    let zeros = exporter.post("/webhooks/meta", r#"{"entry":[0,[],{"changes":[0,{"field":"messages"}]}]}"#);
+    let zeros = exporter.post(
+        "/webhooks/meta",
+        r#"{"entry":[0,[],{"changes":[0,{"field":"messages"}]}]}"#,
+    );
     assert_tally(&zeros, &[("invalid", 3), ("ignored", 1)]);
 }
 
@@ -619,8 +995,14 @@ fn a_body_of_4_mib_is_the_largest() {
             assert_error(&post(length, pieces), 413);
         }
     }
-    assert_eq!(exporter.value("whatsapp_exporter_phone_numbers", &[]), Some(0.0));
-    assert_eq!(exporter.value(REQUESTS, &[("provider", "meta"), ("code", "413")]), Some(4.0));
+    assert_eq!(
+        exporter.value("whatsapp_exporter_phone_numbers", &[]),
+        Some(0.0)
+    );
+    assert_eq!(
+        exporter.value(REQUESTS, &[("provider", "meta"), ("code", "413")]),
+        Some(4.0)
+    );
     assert_tally(&post(4 * MIB, None), &[("applied", 1)]);
     assert_tally(&post(4 * MIB, Some(100_000)), &[("duplicate", 1)]);
 }
@@ -628,20 +1010,35 @@ fn a_body_of_4_mib_is_the_largest() {
 #[test]
 fn a_body_in_many_pieces_is_read_whole() {
     let (_folder, exporter) = start(&[("meta.app-secret", "secret")], &[]);
-    let changes: Vec<_> = (0..1000).map(|number| quality(&format!("1555{number:07}"))).collect();
+    let changes: Vec<_> = (0..1000)
+        .map(|number| quality(&format!("1555{number:07}")))
+        .collect();
     // Meta's largest: 1000 changes, 3 MiB.
     let mut batch = of_account(1, &changes).into_bytes();
     batch.resize(3 * MIB, b' ');
     let signature = sign("secret", &batch);
-    let answer = request(exporter.webhook, "POST", "/webhooks/meta", &[(SIGNATURE, &signature)], &batch).unwrap();
+    let answer = request(
+        exporter.webhook,
+        "POST",
+        "/webhooks/meta",
+        &[(SIGNATURE, &signature)],
+        &batch,
+    )
+    .unwrap();
     assert_tally(&answer, &[("applied", 1000)]);
     for pieces in [1000, 5000, 70_000] {
-        assert_tally(&post_in_pieces(&exporter, &batch, pieces), &[("duplicate", 1000)]);
+        assert_tally(
+            &post_in_pieces(&exporter, &batch, pieces),
+            &[("duplicate", 1000)],
+        );
     }
     let small = meta(NUMBER, 1).into_bytes();
     assert_tally(&post_in_pieces(&exporter, &small, 1), &[("applied", 1)]);
     for pieces in [2, 3, 50, 100, 200, 1000] {
-        assert_tally(&post_in_pieces(&exporter, &small, pieces), &[("duplicate", 1)]);
+        assert_tally(
+            &post_in_pieces(&exporter, &small, pieces),
+            &[("duplicate", 1)],
+        );
     }
 }
 
@@ -651,15 +1048,33 @@ fn a_head_that_is_too_large_or_none_is_no_request() {
     let mut long = b"POST /webhooks/meta HTTP/1.1\r\nX-Long: ".to_vec();
     // Exactly what the listener reads before it gives up, so that no byte is in the way of its answer.
     long.resize(64 << 10, b'a');
-    assert_eq!(exchange(exporter.webhook, &long).unwrap().status, 431, "one long header");
-    let many = format!("POST /webhooks/meta HTTP/1.1\r\n{}\r\n", "X-Many: 1\r\n".repeat(1000));
-    assert_eq!(exchange(exporter.webhook, many.as_bytes()).unwrap().status, 431, "a thousand headers");
-    for malformed in ["mArKeR\r\n\r\n", "GET /<mArKeR> HTTP/1.1\r\n\r\n", "POST /webhooks/meta HTTP/1.1\r\nX y\r\n\r\n"]
-    {
+    assert_eq!(
+        exchange(exporter.webhook, &long).unwrap().status,
+        431,
+        "one long header"
+    );
+    let many = format!(
+        "POST /webhooks/meta HTTP/1.1\r\n{}\r\n",
+        "X-Many: 1\r\n".repeat(1000)
+    );
+    assert_eq!(
+        exchange(exporter.webhook, many.as_bytes()).unwrap().status,
+        431,
+        "a thousand headers"
+    );
+    for malformed in [
+        "mArKeR\r\n\r\n",
+        "GET /<mArKeR> HTTP/1.1\r\n\r\n",
+        "POST /webhooks/meta HTTP/1.1\r\nX y\r\n\r\n",
+    ] {
         let answer = exchange(exporter.webhook, malformed.as_bytes()).unwrap();
         assert_eq!((answer.status, answer.text()), (400, ""), "{malformed:?}");
     }
-    assert_eq!(exporter.post("/webhooks/meta", "{}").status, 200, "afterwards");
+    assert_eq!(
+        exporter.post("/webhooks/meta", "{}").status,
+        200,
+        "afterwards"
+    );
 }
 
 #[test]
@@ -678,7 +1093,10 @@ fn what_never_comes_is_not_waited_for() {
         unfinished(b"POST /webhooks/meta HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{\"mArKeR\":"),
         unfinished(b"POST /webhooks/8x8 HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{\"mAr"),
     ];
-    let heads = [unfinished(b""), unfinished(b"POST /webhooks/meta HTTP/1.1\r\nHost: x\r\n")];
+    let heads = [
+        unfinished(b""),
+        unfinished(b"POST /webhooks/meta HTTP/1.1\r\nHost: x\r\n"),
+    ];
     for body in bodies {
         assert_error(&parse_answer(&body.join().unwrap()).unwrap(), 408);
     }
@@ -686,7 +1104,11 @@ fn what_never_comes_is_not_waited_for() {
         assert_eq!(head.join().unwrap(), b"", "who sends no head is hung up on");
     }
     for provider in ["meta", "8x8"] {
-        assert_eq!(exporter.value(REQUESTS, &[("provider", provider), ("code", "408")]), Some(1.0), "{provider}");
+        assert_eq!(
+            exporter.value(REQUESTS, &[("provider", provider), ("code", "408")]),
+            Some(1.0),
+            "{provider}"
+        );
     }
 }
 
@@ -696,7 +1118,10 @@ fn too_many_large_bodies_at_a_time_are_put_off() {
     let (_folder, exporter) = start(&[], &[]);
     let mut large = meta(NUMBER, 1).into_bytes();
     large.resize(200 << 10, b' ');
-    let head = format!("POST /webhooks/meta HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", large.len());
+    let head = format!(
+        "POST /webhooks/meta HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n",
+        large.len()
+    );
     let begin = || -> TcpStream {
         let mut stream = connect(exporter.webhook).unwrap();
         stream.write_all(head.as_bytes()).unwrap();
@@ -715,7 +1140,11 @@ fn too_many_large_bodies_at_a_time_are_put_off() {
     let refused = refused.unwrap();
     assert_error(&refused, 503);
     assert_retry_after(&refused);
-    assert_eq!(exporter.post("/webhooks/meta", &meta(NUMBER, 2)).status, 200, "a small one");
+    assert_eq!(
+        exporter.post("/webhooks/meta", &meta(NUMBER, 2)).status,
+        200,
+        "a small one"
+    );
     drop(held);
     wait_for("large bodies to be taken again", || post().status == 200);
 }
@@ -726,9 +1155,23 @@ fn too_many_large_bodies_at_a_time_are_put_off() {
 fn nothing_private_is_reachable_through_the_public_listener() {
     let (_folder, exporter) = start(&[], &["--web.telemetry-path=/private"]);
     let web = exporter.web;
-    assert_eq!(exporter.post("/webhooks/meta", &meta(NUMBER, 1)).status, 200);
-    for path in ["/private", "/", "/-/healthy", "/-/ready", "/api/v1/phone_numbers", "/api/v1/accounts"] {
-        assert_eq!(exporter.get(path).status, 200, "{path} on the private listener");
+    assert_eq!(
+        exporter.post("/webhooks/meta", &meta(NUMBER, 1)).status,
+        200
+    );
+    for path in [
+        "/private",
+        "/",
+        "/-/healthy",
+        "/-/ready",
+        "/api/v1/phone_numbers",
+        "/api/v1/accounts",
+    ] {
+        assert_eq!(
+            exporter.get(path).status,
+            200,
+            "{path} on the private listener"
+        );
         for target in [
             path.to_owned(),
             format!("{path}?provider=meta"),
@@ -738,12 +1181,21 @@ fn nothing_private_is_reachable_through_the_public_listener() {
             format!("/webhooks/meta{path}/x"),
             format!("http://{web}{path}"),
         ] {
-            let answer = request(exporter.webhook, "GET", &target, &[("X-Forwarded-Host", &web.to_string())], b"");
+            let answer = request(
+                exporter.webhook,
+                "GET",
+                &target,
+                &[("X-Forwarded-Host", &web.to_string())],
+                b"",
+            );
             assert_error(&answer.unwrap(), 404);
         }
     }
     for target in ["/metrics", "/-/reload", "/-/quit", "/debug/pprof/", "*"] {
-        assert_error(&request(exporter.webhook, "GET", target, &[], b"").unwrap(), 404);
+        assert_error(
+            &request(exporter.webhook, "GET", target, &[], b"").unwrap(),
+            404,
+        );
     }
 }
 
@@ -753,31 +1205,65 @@ fn no_webhook_is_taken_by_the_private_listener() {
     for provider in names() {
         let (method, query, body) = delivery(provider);
         let target = format!("/webhooks/{provider}{query}");
-        assert_error(&request(exporter.web, method, &target, &[], body.as_bytes()).unwrap(), 404);
+        assert_error(
+            &request(exporter.web, method, &target, &[], body.as_bytes()).unwrap(),
+            404,
+        );
     }
-    let handshake = "/webhooks/meta?hub.mode=subscribe&hub.challenge=mArKeR&hub.verify_token=verify";
-    assert_error(&request(exporter.web, "GET", handshake, &[], b"").unwrap(), 404);
+    let handshake =
+        "/webhooks/meta?hub.mode=subscribe&hub.challenge=mArKeR&hub.verify_token=verify";
+    assert_error(
+        &request(exporter.web, "GET", handshake, &[], b"").unwrap(),
+        404,
+    );
     let samples = exporter.samples();
-    assert_eq!(value(&samples, "whatsapp_exporter_phone_numbers", &[]), Some(0.0));
-    assert!(samples.iter().filter(|sample| sample.name == REQUESTS).all(|sample| sample.value == 0.0));
+    assert_eq!(
+        value(&samples, "whatsapp_exporter_phone_numbers", &[]),
+        Some(0.0)
+    );
+    assert!(
+        samples
+            .iter()
+            .filter(|sample| sample.name == REQUESTS)
+            .all(|sample| sample.value == 0.0)
+    );
 }
 
 // Counters
 
 #[test]
 fn every_answer_is_counted_by_provider_and_code() {
-    let (_folder, exporter) =
-        start(&[("meta.app-secret", "secret"), ("meta.verify-token", "verify"), ("8x8.token", "token")], &[]);
+    let (_folder, exporter) = start(
+        &[
+            ("meta.app-secret", "secret"),
+            ("meta.verify-token", "verify"),
+            ("8x8.token", "token"),
+        ],
+        &[],
+    );
     let counted = || -> BTreeMap<(String, String), f64> {
-        let samples = exporter.samples().into_iter().filter(|sample| sample.name == REQUESTS);
+        let samples = exporter
+            .samples()
+            .into_iter()
+            .filter(|sample| sample.name == REQUESTS);
         samples
-            .map(|mut s| ((s.labels.remove("provider").unwrap(), s.labels.remove("code").unwrap()), s.value))
+            .map(|mut s| {
+                (
+                    (
+                        s.labels.remove("provider").unwrap(),
+                        s.labels.remove("code").unwrap(),
+                    ),
+                    s.value,
+                )
+            })
             .collect()
     };
     let zero = counted();
     assert!(zero.values().all(|count| *count == 0.0), "{zero:?}");
     for provider in names() {
-        for code in ["200", "400", "401", "404", "405", "408", "413", "415", "503"] {
+        for code in [
+            "200", "400", "401", "404", "405", "408", "413", "415", "503",
+        ] {
             assert!(
                 zero.contains_key(&(provider.into(), code.into())),
                 "{provider} {code} is not there from the start"
@@ -785,33 +1271,76 @@ fn every_answer_is_counted_by_provider_and_code() {
         }
     }
     for key in [("meta", "403"), ("none", "404")] {
-        assert!(zero.contains_key(&(key.0.into(), key.1.into())), "{key:?} is not there from the start");
+        assert!(
+            zero.contains_key(&(key.0.into(), key.1.into())),
+            "{key:?} is not there from the start"
+        );
     }
 
     let body = meta(NUMBER, 1);
     let signature = sign("secret", body.as_bytes());
     let large = vec![b' '; 4 * MIB + 1];
     let send = |method, target, headers: &[(&str, &str)], body: &[u8]| {
-        request(exporter.webhook, method, target, headers, body).unwrap().status
+        request(exporter.webhook, method, target, headers, body)
+            .unwrap()
+            .status
     };
     let token = [("Authorization", "token")];
     let sent = [
-        ("meta", send("POST", "/webhooks/meta", &[(SIGNATURE, &signature)], body.as_bytes())),
-        ("meta", send("POST", "/webhooks/meta", &[(SIGNATURE, &signature)], body.as_bytes())),
-        ("meta", send("POST", "/webhooks/meta", &[(SIGNATURE, &sign("secret", b"[]"))], b"[]")),
+        (
+            "meta",
+            send(
+                "POST",
+                "/webhooks/meta",
+                &[(SIGNATURE, &signature)],
+                body.as_bytes(),
+            ),
+        ),
+        (
+            "meta",
+            send(
+                "POST",
+                "/webhooks/meta",
+                &[(SIGNATURE, &signature)],
+                body.as_bytes(),
+            ),
+        ),
+        (
+            "meta",
+            send(
+                "POST",
+                "/webhooks/meta",
+                &[(SIGNATURE, &sign("secret", b"[]"))],
+                b"[]",
+            ),
+        ),
         ("meta", send("POST", "/webhooks/meta", &[], body.as_bytes())),
         ("meta", send("GET", "/webhooks/meta", &[], b"")),
-        ("meta", send("GET", "/webhooks/meta?hub.mode=subscribe&hub.challenge=1&hub.verify_token=verify", &[], b"")),
+        (
+            "meta",
+            send(
+                "GET",
+                "/webhooks/meta?hub.mode=subscribe&hub.challenge=1&hub.verify_token=verify",
+                &[],
+                b"",
+            ),
+        ),
         ("meta", send("POST", "/webhooks/meta/secret", &[], b"")),
         ("meta", send("PUT", "/webhooks/meta", &[], b"")),
-        ("meta", send("POST", "/webhooks/meta", &[(SIGNATURE, &signature)], &large)),
+        (
+            "meta",
+            send("POST", "/webhooks/meta", &[(SIGNATURE, &signature)], &large),
+        ),
         ("8x8", send("POST", "/webhooks/8x8", &token, b"{}")),
         ("8x8", send("POST", "/webhooks/8x8/token", &[], b"{}")),
         ("8x8", send("POST", "/webhooks/8x8/wrong", &[], b"{}")),
         ("8x8", send("GET", "/webhooks/8x8", &token, b"")),
         ("8x8", send("POST", "/webhooks/8x8", &token, &large)),
         ("innopaas", send("POST", "/webhooks/innopaas/x", &[], b"{}")),
-        ("innopaas", send("POST", "/webhooks/innopaas", &[], b"no JSON")),
+        (
+            "innopaas",
+            send("POST", "/webhooks/innopaas", &[], b"no JSON"),
+        ),
         ("kaleyra", send("GET", "/webhooks/kaleyra", &[], b"")),
         ("kaleyra", send("POST", "/webhooks/kaleyra", &[], b"{}")),
         ("none", send("GET", "/metrics", &[], b"")),
@@ -821,7 +1350,10 @@ fn every_answer_is_counted_by_provider_and_code() {
     let codes = sent.map(|(_, code)| code);
     assert_eq!(
         codes,
-        [200, 200, 400, 401, 403, 200, 404, 405, 413, 200, 200, 401, 405, 413, 404, 400, 200, 200, 404, 404, 404]
+        [
+            200, 200, 400, 401, 403, 200, 404, 405, 413, 200, 200, 401, 405, 413, 404, 400, 200,
+            200, 404, 404, 404
+        ]
     );
     let mut want = zero;
     for (provider, code) in sent {
@@ -840,10 +1372,17 @@ fn the_log_holds_no_secret_no_body_and_no_whole_number() {
         ("8x8.token", "s3cret-of-8x8"),
         ("innopaas.token", "s3cret-of-innopaas"),
     ];
-    let (_folder, mut exporter) = start(&secrets, &["--log.level=debug", "--limits.max-phone-numbers=4"]);
-    let signed = |body: &str| post_signed(&exporter, body, &sign("s3cret-of-the-app", body.as_bytes())).status;
+    let (_folder, mut exporter) = start(
+        &secrets,
+        &["--log.level=debug", "--limits.max-phone-numbers=4"],
+    );
+    let signed = |body: &str| {
+        post_signed(&exporter, body, &sign("s3cret-of-the-app", body.as_bytes())).status
+    };
     let send = |method, target: &str, headers: &[(&str, &str)], body: &str| {
-        request(exporter.webhook, method, target, headers, body.as_bytes()).unwrap().status
+        request(exporter.webhook, method, target, headers, body.as_bytes())
+            .unwrap()
+            .status
     };
     let eight = |number: &str| {
         json!({"eventType": "phone_number_quality_update", "mArKeR": "mArKeR", "businessAccountId": "7001",
@@ -857,31 +1396,113 @@ fn the_log_holds_no_secret_no_body_and_no_whole_number() {
     assert_eq!(signed(messages), 200);
     assert_eq!(signed(r#"{"mArKeR":"15550783801"#), 400);
     assert_eq!(signed(&meta("<15550783802>", 1)), 200);
-    assert_eq!(post_signed(&exporter, &meta("15550783803", 1), "sha256=5ec7e7").status, 401);
     assert_eq!(
-        handshake(&exporter, "?hub.mode=subscribe&hub.challenge=mArKeR&hub.verify_token=s3cret-wrong").status,
+        post_signed(&exporter, &meta("15550783803", 1), "sha256=5ec7e7").status,
+        401
+    );
+    assert_eq!(
+        handshake(
+            &exporter,
+            "?hub.mode=subscribe&hub.challenge=mArKeR&hub.verify_token=s3cret-wrong"
+        )
+        .status,
         403
     );
     let right = "?hub.mode=subscribe&hub.challenge=mArKeR&hub.verify_token=s3cret-of-the-handshake";
     assert_eq!(handshake(&exporter, right).status, 200);
-    assert_eq!(send("POST", "/webhooks/8x8", &token, &eight("+1 (555) 078-3882")), 200);
-    assert_eq!(send("POST", "/webhooks/8x8/s3cret-of-8x8", &[], &eight("15550783883")), 200);
-    assert_eq!(send("POST", "/webhooks/8x8/s3cret-wrong", &[], &eight("15550783804")), 401);
-    assert_eq!(send("POST", "/webhooks/8x8", &[("Authorization", "s3cret-wrong")], &eight("15550783805")), 401);
-    assert_eq!(send("POST", "/webhooks/innopaas/s3cret-of-innopaas", &[], "mArKeR 15550783806"), 400);
-    assert_eq!(send("POST", "/webhooks/kaleyra/s3cret-of-8x8", &[], "mArKeR"), 404);
-    assert_eq!(send("GET", "/webhooks/kaleyra?display_phone_number=+15550783884&event=FLAGGED&mArKeR=1", &[], ""), 200);
-    assert_eq!(send("GET", "/webhooks/kaleyra?phone_no=15550783807&event=FLAGGED", &[], ""), 200, "beyond the cap");
-    assert_eq!(send("POST", "/s3cret-wrong/mArKeR", &[], "15550783808"), 404);
-    assert_eq!(exchange(exporter.webhook, b"mArKeR s3cret 15550783809\r\n\r\n").unwrap().status, 400);
+    assert_eq!(
+        send("POST", "/webhooks/8x8", &token, &eight("+1 (555) 078-3882")),
+        200
+    );
+    assert_eq!(
+        send(
+            "POST",
+            "/webhooks/8x8/s3cret-of-8x8",
+            &[],
+            &eight("15550783883")
+        ),
+        200
+    );
+    assert_eq!(
+        send(
+            "POST",
+            "/webhooks/8x8/s3cret-wrong",
+            &[],
+            &eight("15550783804")
+        ),
+        401
+    );
+    assert_eq!(
+        send(
+            "POST",
+            "/webhooks/8x8",
+            &[("Authorization", "s3cret-wrong")],
+            &eight("15550783805")
+        ),
+        401
+    );
+    assert_eq!(
+        send(
+            "POST",
+            "/webhooks/innopaas/s3cret-of-innopaas",
+            &[],
+            "mArKeR 15550783806"
+        ),
+        400
+    );
+    assert_eq!(
+        send("POST", "/webhooks/kaleyra/s3cret-of-8x8", &[], "mArKeR"),
+        404
+    );
+    assert_eq!(
+        send(
+            "GET",
+            "/webhooks/kaleyra?display_phone_number=+15550783884&event=FLAGGED&mArKeR=1",
+            &[],
+            ""
+        ),
+        200
+    );
+    assert_eq!(
+        send(
+            "GET",
+            "/webhooks/kaleyra?phone_no=15550783807&event=FLAGGED",
+            &[],
+            ""
+        ),
+        200,
+        "beyond the cap"
+    );
+    assert_eq!(
+        send("POST", "/s3cret-wrong/mArKeR", &[], "15550783808"),
+        404
+    );
+    assert_eq!(
+        exchange(exporter.webhook, b"mArKeR s3cret 15550783809\r\n\r\n")
+            .unwrap()
+            .status,
+        400
+    );
 
     exporter.end("TERM");
     let log = exporter.log();
     for masked in ["*******3881", "*******3882", "*******3883", "*******3884"] {
-        assert!(log.contains(&format!("\"{masked}\"")), "{masked} is not in\n{log}");
+        assert!(
+            log.contains(&format!("\"{masked}\"")),
+            "{masked} is not in\n{log}"
+        );
     }
     assert!(log.contains("change refused"), "{log}");
-    for needle in ["155507838", "55507838", "078-38", "5550783", "163155500", MARKER, "s3cret", "5ec7e7"] {
+    for needle in [
+        "155507838",
+        "55507838",
+        "078-38",
+        "5550783",
+        "163155500",
+        MARKER,
+        "s3cret",
+        "5ec7e7",
+    ] {
         assert!(!log.contains(needle), "{needle} is in\n{log}");
     }
 }
@@ -889,7 +1510,12 @@ fn the_log_holds_no_secret_no_body_and_no_whole_number() {
 #[test]
 fn the_log_holds_whole_numbers_where_that_is_asked_for() {
     let (_folder, mut exporter) = start(&[], &["--log.phone-numbers"]);
-    assert_eq!(exporter.post("/webhooks/meta", &meta("+1 555-078-3881", 1)).status, 200);
+    assert_eq!(
+        exporter
+            .post("/webhooks/meta", &meta("+1 555-078-3881", 1))
+            .status,
+        200
+    );
     exporter.end("TERM");
     let accepted = accepted_in_json(&exporter.log());
     assert_eq!(accepted["phone_number"], NUMBER, "{accepted}");
@@ -899,12 +1525,16 @@ fn the_log_holds_whole_numbers_where_that_is_asked_for() {
 const FORGED_ACCOUNT: &str = "1\"{\"level\":\"ERROR\"} ts=0 level=error message=\"forged\" x='\\";
 const FORGED_NUMBER: &str = "1555ts=0level=errormessage=forged\"";
 /// An event that tries the same; what is not printable does not reach the log.
-const FORGED_EVENT: &str = "A\"\n{\"level\":\"ERROR\"}\r\nts=0 level=error\u{1b}[31m message=\"forged\"";
+const FORGED_EVENT: &str =
+    "A\"\n{\"level\":\"ERROR\"}\r\nts=0 level=error\u{1b}[31m message=\"forged\"";
 
 fn forge(exporter: &Exporter) {
     let body = json!({"eventType": "phone_number_quality_update", "businessAccountId": FORGED_ACCOUNT,
         "eventDetails": {"displayPhoneNumber": FORGED_NUMBER, "meta": {"event": FORGED_EVENT}}});
-    assert_tally(&exporter.post("/webhooks/8x8", &body.to_string()), &[("applied", 1)]);
+    assert_tally(
+        &exporter.post("/webhooks/8x8", &body.to_string()),
+        &[("applied", 1)],
+    );
 }
 
 #[test]
@@ -913,16 +1543,34 @@ fn a_json_log_cannot_be_forged() {
     forge(&exporter);
     exporter.end("TERM");
     let log = exporter.log();
-    assert!(log.lines().all(|line| serde_json::from_str::<Json>(line).is_ok_and(|event| event.is_object())), "{log}");
-    assert!(!log.lines().any(|line| line.contains("\"level\":\"ERROR\"")), "{log}");
+    assert!(
+        log.lines()
+            .all(|line| serde_json::from_str::<Json>(line).is_ok_and(|event| event.is_object())),
+        "{log}"
+    );
+    assert!(
+        !log.lines().any(|line| line.contains("\"level\":\"ERROR\"")),
+        "{log}"
+    );
     let accepted = accepted_in_json(&log);
     assert_eq!(accepted["waba_id"], FORGED_ACCOUNT);
     assert_eq!(accepted["phone_number"], FORGED_NUMBER);
-    let events: Vec<Json> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let unknown: Vec<_> = events.iter().filter(|event| event["message"] == "unknown value in a webhook").collect();
-    let [unknown] = unknown.as_slice() else { panic!("not one unknown value in\n{log}") };
+    let events: Vec<Json> = log
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let unknown: Vec<_> = events
+        .iter()
+        .filter(|event| event["message"] == "unknown value in a webhook")
+        .collect();
+    let [unknown] = unknown.as_slice() else {
+        panic!("not one unknown value in\n{log}")
+    };
     let value = "A\"{\"level\":\"ERROR\"}ts=0 level=error[31m message=\"forged\"";
-    assert_eq!((&unknown["field"], &unknown["value"]), (&"event".into(), &value.into()));
+    assert_eq!(
+        (&unknown["field"], &unknown["value"]),
+        (&"event".into(), &value.into())
+    );
 }
 
 #[test]
@@ -932,33 +1580,67 @@ fn a_logfmt_log_cannot_be_forged() {
     exporter.end("TERM");
     let log = exporter.log();
     for line in log.lines() {
-        let rest = line.strip_prefix("ts=2").unwrap_or_else(|| panic!("{line:?} begins with no time in\n{log}"));
+        let rest = line
+            .strip_prefix("ts=2")
+            .unwrap_or_else(|| panic!("{line:?} begins with no time in\n{log}"));
         let (_, rest) = rest.split_once(' ').unwrap();
-        assert!(rest.starts_with("level=info ") || rest.starts_with("level=warn "), "{line:?} in\n{log}");
+        assert!(
+            rest.starts_with("level=info ") || rest.starts_with("level=warn "),
+            "{line:?} in\n{log}"
+        );
     }
-    let accepted: Vec<_> = log.lines().filter(|line| line.contains(" message=\"webhook change accepted\"")).collect();
-    let [accepted] = accepted.as_slice() else { panic!("not one change accepted in\n{log}") };
-    assert!(accepted.contains(r#" waba_id="1\"{\"level\":\"ERROR\"} ts=0 level=error message=\"forged\""#), "{log}");
-    assert!(accepted.contains(r#" phone_number="1555ts=0level=errormessage=forged\"""#), "{log}");
+    let accepted: Vec<_> = log
+        .lines()
+        .filter(|line| line.contains(" message=\"webhook change accepted\""))
+        .collect();
+    let [accepted] = accepted.as_slice() else {
+        panic!("not one change accepted in\n{log}")
+    };
+    assert!(
+        accepted
+            .contains(r#" waba_id="1\"{\"level\":\"ERROR\"} ts=0 level=error message=\"forged\""#),
+        "{log}"
+    );
+    assert!(
+        accepted.contains(r#" phone_number="1555ts=0level=errormessage=forged\"""#),
+        "{log}"
+    );
 }
 
 #[test]
 fn flood_of_strangers_is_ten_lines_a_second() {
-    let (_folder, mut exporter) = start(&[("8x8.token", "token"), ("meta.app-secret", "secret")], &[]);
+    let (_folder, mut exporter) = start(
+        &[("8x8.token", "token"), ("meta.app-secret", "secret")],
+        &[],
+    );
     let began = std::time::Instant::now();
     const SENT: usize = 300;
     for index in 0..SENT / 3 {
         assert_eq!(deliver(&exporter, "8x8", "wrong", &[]).status, 401);
-        assert_eq!(post_signed(&exporter, "{}", &sign("wrong", b"{}")).status, 401);
+        assert_eq!(
+            post_signed(&exporter, "{}", &sign("wrong", b"{}")).status,
+            401
+        );
         assert_eq!(handshake(&exporter, &format!("?{index}")).status, 403);
     }
     let seconds = began.elapsed().as_secs() + 2;
     exporter.end("TERM");
     let log = exporter.log();
-    let events = log.lines().map(|line| serde_json::from_str::<Json>(line).unwrap());
-    let rejected: Vec<_> = events.filter(|event| event["message"] == "webhook rejected").collect();
-    assert!(rejected.len() as u64 <= 10 * seconds, "{} lines in {seconds} s", rejected.len());
-    let counted: u64 = rejected.iter().map(|event| 1 + event["left_out"].as_u64().unwrap_or(0)).sum();
+    let events = log
+        .lines()
+        .map(|line| serde_json::from_str::<Json>(line).unwrap());
+    let rejected: Vec<_> = events
+        .filter(|event| event["message"] == "webhook rejected")
+        .collect();
+    assert!(
+        rejected.len() as u64 <= 10 * seconds,
+        "{} lines in {seconds} s",
+        rejected.len()
+    );
+    let counted: u64 = rejected
+        .iter()
+        .map(|event| 1 + event["left_out"].as_u64().unwrap_or(0))
+        .sum();
     assert!(counted > 0 && counted <= SENT as u64, "{counted}");
 }
 
@@ -969,19 +1651,36 @@ fn unknown_value_is_logged_once_and_holds_no_number() {
         "old_limit": "+15550783881"});
     let value_with_a_number = json!({"display_phone_number": NUMBER, "event": "+1 555-078-3881"});
     for (time, value) in [(1, &value), (1, &value), (2, &value_with_a_number)] {
-        let body = of_account(time, &[json!({"field": "phone_number_quality_update", "value": value})]);
+        let body = of_account(
+            time,
+            &[json!({"field": "phone_number_quality_update", "value": value})],
+        );
         assert_eq!(exporter.post("/webhooks/meta", &body).status, 200);
     }
     exporter.end("TERM");
     let log = exporter.log();
-    let events = log.lines().map(|line| serde_json::from_str::<Json>(line).unwrap());
+    let events = log
+        .lines()
+        .map(|line| serde_json::from_str::<Json>(line).unwrap());
     let unknown: Vec<_> = events
         .filter(|event| event["message"] == "unknown value in a webhook")
-        .map(|event| (event["field"].as_str().unwrap().to_owned(), event["value"].as_str().unwrap().to_owned()))
+        .map(|event| {
+            (
+                event["field"].as_str().unwrap().to_owned(),
+                event["value"].as_str().unwrap().to_owned(),
+            )
+        })
         .collect();
-    let want =
-        [("event", "RESTRICTED"), ("limit", "TIER_PLENTY"), ("limit", "+***********"), ("event", "+* ***-***-****")];
-    assert_eq!(unknown, want.map(|(field, value)| (field.to_owned(), value.to_owned())));
+    let want = [
+        ("event", "RESTRICTED"),
+        ("limit", "TIER_PLENTY"),
+        ("limit", "+***********"),
+        ("event", "+* ***-***-****"),
+    ];
+    assert_eq!(
+        unknown,
+        want.map(|(field, value)| (field.to_owned(), value.to_owned()))
+    );
     assert!(!log.contains(NUMBER), "{log}");
 }
 
@@ -990,21 +1689,28 @@ fn a_flood_is_counted_in_the_log_and_not_written_out() {
     let (_folder, exporter) = start(&[], &["--log.format=json"]);
     let send = |numbers: std::ops::Range<u64>| {
         let value = |number| json!({"display_phone_number": format!("1555{number:07}"), "event": "FLAGGED"});
-        let changes: Vec<Json> =
-            numbers.map(|number| json!({"field": "phone_number_quality_update", "value": value(number)})).collect();
-        let body =
-            json!({"object": "whatsapp_business_account", "entry": [{"id": "1", "time": 1, "changes": changes}]});
-        assert_tally(&exporter.post("/webhooks/meta", &body.to_string()), &[("applied", changes.len() as u64)]);
+        let changes: Vec<Json> = numbers
+            .map(|number| json!({"field": "phone_number_quality_update", "value": value(number)}))
+            .collect();
+        let body = json!({"object": "whatsapp_business_account", "entry": [{"id": "1", "time": 1, "changes": changes}]});
+        assert_tally(
+            &exporter.post("/webhooks/meta", &body.to_string()),
+            &[("applied", changes.len() as u64)],
+        );
     };
     let accepted = || -> Vec<Option<u64>> {
         let log = exporter.log();
-        let events = log.lines().map(|line| serde_json::from_str::<Json>(line).unwrap());
+        let events = log
+            .lines()
+            .map(|line| serde_json::from_str::<Json>(line).unwrap());
         let accepted = events.filter(|event| event["message"] == "webhook change accepted");
         accepted.map(|event| event["left_out"].as_u64()).collect()
     };
     // The changes of one delivery are accepted at one moment.
     send(0..1500);
-    wait_for("the lines of the first delivery", || accepted().len() >= 1000);
+    wait_for("the lines of the first delivery", || {
+        accepted().len() >= 1000
+    });
     assert_eq!(accepted(), [None; 1000]);
     let mut sent = 1500;
     wait_for("a line of the next second", || {
@@ -1013,7 +1719,11 @@ fn a_flood_is_counted_in_the_log_and_not_written_out() {
         accepted().len() > 1000
     });
     wait_for("all that was sent to be in a line or counted", || {
-        accepted().iter().map(|left_out| 1 + left_out.unwrap_or(0)).sum::<u64>() == sent
+        accepted()
+            .iter()
+            .map(|left_out| 1 + left_out.unwrap_or(0))
+            .sum::<u64>()
+            == sent
     });
 }
 
@@ -1022,13 +1732,19 @@ fn a_flood_is_counted_in_the_log_and_not_written_out() {
 /// An exporter with these secrets, each in a file of its own, that are given as `--FLAG-file`.
 fn start(secrets: &[(&str, &str)], arguments: &[&str]) -> (TempDir, Exporter) {
     let folder = tempfile::tempdir().unwrap();
-    let mut all: Vec<String> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+    let mut all: Vec<String> = arguments
+        .iter()
+        .map(|argument| (*argument).to_owned())
+        .collect();
     for (index, (flag, secret)) in secrets.iter().enumerate() {
         let file = folder.path().join(format!("secret-{index}"));
         fs::write(&file, secret).unwrap();
         all.push(format!("--{flag}-file={}", file.display()));
     }
-    let exporter = Exporter::start(&folder.path().join("data"), &all.iter().map(String::as_str).collect::<Vec<_>>());
+    let exporter = Exporter::start(
+        &folder.path().join("data"),
+        &all.iter().map(String::as_str).collect::<Vec<_>>(),
+    );
     (folder, exporter)
 }
 
@@ -1051,7 +1767,8 @@ fn quality(number: &str) -> Json {
 /// Sends a body to Meta's path without saying how long it is; signed with "secret".
 fn post_in_pieces(exporter: &Exporter, body: &[u8], bytes: usize) -> Answer {
     let head = "POST /webhooks/meta HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nTransfer-Encoding: chunked";
-    let mut request = format!("{head}\r\n{SIGNATURE}: {}\r\n\r\n", sign("secret", body)).into_bytes();
+    let mut request =
+        format!("{head}\r\n{SIGNATURE}: {}\r\n\r\n", sign("secret", body)).into_bytes();
     for piece in body.chunks(bytes) {
         write!(request, "{:x}\r\n", piece.len()).unwrap();
         request.extend_from_slice(piece);
@@ -1067,14 +1784,21 @@ fn names() -> impl Iterator<Item = &'static str> {
 
 /// Every provider that proves itself with a token.
 fn token_providers() -> impl Iterator<Item = &'static str> {
-    providers::ALL.iter().filter(|provider| provider.auth() == Auth::Token).map(|provider| provider.name())
+    providers::ALL
+        .iter()
+        .filter(|provider| provider.auth() == Auth::Token)
+        .map(|provider| provider.name())
 }
 
 /// A provider's delivery of a change, with a mark in it: method, query and body.
 fn delivery(name: &str) -> (&'static str, String, String) {
     match provider(name).example() {
         Example::Query(query) => ("GET", format!("?{MARKER}={MARKER}&{query}"), String::new()),
-        Example::Json(body) => ("POST", String::new(), body.replacen('{', r#"{"mArKeR":"mArKeR","#, 1)),
+        Example::Json(body) => (
+            "POST",
+            String::new(),
+            body.replacen('{', r#"{"mArKeR":"mArKeR","#, 1),
+        ),
     }
 }
 
@@ -1087,25 +1811,57 @@ fn deliver(exporter: &Exporter, provider: &str, below: &str, headers: &[(&str, &
 }
 
 fn post_signed(exporter: &Exporter, body: &str, signature: &str) -> Answer {
-    request(exporter.webhook, "POST", "/webhooks/meta", &[(SIGNATURE, signature)], body.as_bytes()).unwrap()
+    request(
+        exporter.webhook,
+        "POST",
+        "/webhooks/meta",
+        &[(SIGNATURE, signature)],
+        body.as_bytes(),
+    )
+    .unwrap()
 }
 
 fn handshake(exporter: &Exporter, rest: &str) -> Answer {
-    request(exporter.webhook, "GET", &format!("/webhooks/meta{rest}"), &[], b"").unwrap()
+    request(
+        exporter.webhook,
+        "GET",
+        &format!("/webhooks/meta{rest}"),
+        &[],
+        b"",
+    )
+    .unwrap()
 }
 
 #[track_caller]
 fn assert_applied(answer: &Answer, what: &str) {
-    assert_eq!((answer.status, answer.text().contains(r#""applied":1,"#)), (200, true), "{what}: {}", answer.text());
+    assert_eq!(
+        (answer.status, answer.text().contains(r#""applied":1,"#)),
+        (200, true),
+        "{what}: {}",
+        answer.text()
+    );
 }
 
 /// Whether the answer is the whole tally, with zeros but for `want`.
 #[track_caller]
 fn assert_tally(answer: &Answer, want: &[(&str, u64)]) {
-    let outcomes = ["applied", "duplicate", "stale", "ignored", "invalid", "test"];
-    let count = |outcome| want.iter().find(|(wanted, _)| *wanted == outcome).map_or(0, |(_, count)| *count);
-    let tally: serde_json::Map<_, _> =
-        outcomes.into_iter().map(|outcome| (outcome.to_owned(), count(outcome).into())).collect();
+    let outcomes = [
+        "applied",
+        "duplicate",
+        "stale",
+        "ignored",
+        "invalid",
+        "test",
+    ];
+    let count = |outcome| {
+        want.iter()
+            .find(|(wanted, _)| *wanted == outcome)
+            .map_or(0, |(_, count)| *count)
+    };
+    let tally: serde_json::Map<_, _> = outcomes
+        .into_iter()
+        .map(|outcome| (outcome.to_owned(), count(outcome).into()))
+        .collect();
     assert_eq!(answer.status, 200, "{}", answer.text());
     assert_eq!(answer.json(), Json::Object(tally));
     assert_eq!(answer.headers["content-type"], "application/json");
@@ -1119,7 +1875,12 @@ fn assert_error(answer: &Answer, status: u16) {
     let body = answer.json();
     let keys: Vec<_> = body.as_object().unwrap().keys().collect();
     assert_eq!(keys, ["error"]);
-    assert!(body["error"].as_str().is_some_and(|sentence| sentence.contains(' ')), "{body}");
+    assert!(
+        body["error"]
+            .as_str()
+            .is_some_and(|sentence| sentence.contains(' ')),
+        "{body}"
+    );
     assert!(!answer.text().contains(MARKER), "{body}");
 }
 
@@ -1131,8 +1892,14 @@ fn assert_retry_after(answer: &Answer) {
 
 /// The one event of the log that tells of a change.
 fn accepted_in_json(log: &str) -> Json {
-    let events = log.lines().map(|line| serde_json::from_str::<Json>(line).unwrap());
-    let accepted: Vec<_> = events.filter(|event| event["message"] == "webhook change accepted").collect();
-    let [accepted] = accepted.as_slice() else { panic!("not one change accepted in\n{log}") };
+    let events = log
+        .lines()
+        .map(|line| serde_json::from_str::<Json>(line).unwrap());
+    let accepted: Vec<_> = events
+        .filter(|event| event["message"] == "webhook change accepted")
+        .collect();
+    let [accepted] = accepted.as_slice() else {
+        panic!("not one change accepted in\n{log}")
+    };
     accepted.clone()
 }

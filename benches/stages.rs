@@ -8,7 +8,7 @@ use hyper::Method;
 use whatsapp_quality_exporter::{
     domain::Timestamp,
     exposition::{
-        Ask, Encoding, Exposition,
+        ScrapeOptions, Encoding, Exposition,
         gzip::{Check, Deflater, Member},
     },
     providers::{self, Delivery, Parsed},
@@ -22,10 +22,7 @@ mod load;
 const NUMBERS: usize = 10_000;
 
 fn stages(criterion: &mut Criterion) {
-    let meta = providers::ALL
-        .iter()
-        .find(|provider| provider.name() == "meta")
-        .expect("Meta");
+    let meta = providers::by_name("meta").expect("Meta");
     let body = load::webhook(1, 1_700_000_000);
     let key = hmac::Key::new(hmac::HMAC_SHA256, load::SECRET.as_bytes());
     let signature = hmac::sign(&key, body.as_bytes());
@@ -65,22 +62,22 @@ fn stages(criterion: &mut Criterion) {
         ("render", Encoding::Plain),
         ("render and deflate", Encoding::Gzip),
     ] {
-        let ask = Ask {
+        let options = ScrapeOptions {
             encoding,
-            ..Ask::default()
+            ..ScrapeOptions::default()
         };
         criterion.bench_function(&format!("{name} {NUMBERS} numbers"), |bencher| {
             bencher.iter_batched(
                 || Exposition::new(Arc::clone(&table)),
-                |mut exposition| exposition.page(ask, &[]),
+                |mut exposition| exposition.page(options, &[]),
                 BatchSize::LargeInput,
             );
         });
         let mut kept = Exposition::new(Arc::clone(&table));
-        kept.page(ask, &[]);
+        kept.page(options, &[]);
         criterion.bench_function(
             &format!("a page of what is kept, {encoding:?}"),
-            |bencher| bencher.iter(|| kept.page(ask, &[])),
+            |bencher| bencher.iter(|| kept.page(options, &[])),
         );
     }
 }

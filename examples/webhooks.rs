@@ -8,7 +8,7 @@ fn main() {
     if std::env::args().nth(1).as_deref() == Some("names") {
         let names: Vec<_> = providers::ALL
             .iter()
-            .map(|provider| provider.name())
+            .map(|provider| provider.name.as_str())
             .collect();
         println!("{}", names.join(","));
         return;
@@ -19,8 +19,8 @@ fn main() {
     );
     println!("Send a webhook, each line as it is, and look at http://127.0.0.1:10877/metrics:\n");
     for provider in providers::ALL {
-        let url = format!("http://127.0.0.1:10878/webhooks/{}", provider.name());
-        match provider.example() {
+        let url = format!("http://127.0.0.1:10878/webhooks/{}", provider.name.as_str());
+        match provider.example {
             Example::Query(query) => println!("curl '{url}?{query}'\n"),
             Example::Json(body) => println!("curl -d '{body}' {url}\n"),
         }

@@ -6,10 +6,15 @@ mod change;
 mod event;
 mod key;
 mod limit;
+mod provider;
 mod time;
 
-pub use change::{Change, Identity, MaxPhoneNumbers, Said, Subject, UnknownField, UnknownValue};
+pub use change::{
+    Change, ChangeKind, Identity, LimitScope, MaxPhoneNumbers, ReportedLimit, UnknownField,
+    UnknownValue,
+};
 pub use event::EventKind;
 pub use key::{AccountKey, InvalidKey, NumberKey, PhoneNumber, WabaId};
 pub use limit::{Direction, MessagingLimit};
+pub use provider::ProviderName;
 pub use time::Timestamp;

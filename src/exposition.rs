@@ -8,7 +8,6 @@
 //! that is asked for, until a fold touches the shard.
 
 mod cache;
-mod families;
 pub mod gzip;
 mod text;
 
@@ -17,17 +16,15 @@ use std::sync::Arc;
 use bytes::Bytes;
 use prometheus::proto::MetricFamily;
 
-pub use families::{ACCOUNT, Family, Kind, PHONE_NUMBER, Value};
-
 use crate::{
     domain::{AccountKey, NumberKey},
-    state::{Account, Number, Table},
+    state::Table,
 };
-use cache::{Sheet, Subject};
+use cache::FamilyCache;
 
 /// What a scraper asks for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Ask {
+pub struct ScrapeOptions {
     /// The format of the page.
     pub format: Format,
     /// Its encoding.
@@ -63,19 +60,12 @@ pub struct Part {
     of: usize,
 }
 
-/// A page in pieces, none of them copied from where it is kept.
-#[derive(Clone, Debug, Default)]
-pub struct Page {
-    /// The pieces, in order.
-    pub pieces: Vec<Bytes>,
-}
-
 /// Makes pages, and keeps what they are made of.
 #[derive(Debug)]
 pub struct Exposition {
     table: Arc<Table>,
-    numbers: Sheet<NumberKey, Number>,
-    accounts: Sheet<AccountKey, Account>,
+    numbers: FamilyCache<NumberKey>,
+    accounts: FamilyCache<AccountKey>,
     deflater: gzip::Deflater,
 }
 
@@ -120,68 +110,73 @@ impl Default for Part {
     }
 }
 
-impl Page {
-    /// All pieces in one.
-    pub fn to_vec(&self) -> Vec<u8> {
-        self.pieces.concat()
-    }
-}
-
 impl Exposition {
     /// Shows `table`.
     pub fn new(table: Arc<Table>) -> Self {
         Self {
             table,
-            numbers: Sheet::default(),
-            accounts: Sheet::default(),
+            numbers: FamilyCache::default(),
+            accounts: FamilyCache::default(),
             deflater: gzip::Deflater::default(),
         }
     }
 
-    /// The page as it is asked for: phone numbers, and in part 0 accounts and then the `own` families.
-    pub fn page(&mut self, ask: Ask, own: &[MetricFamily]) -> Page {
-        let mut pieces = match ask.encoding {
-            Encoding::Plain => Pieces::Plain(Vec::new()),
-            Encoding::Gzip => Pieces::Gzip(gzip::Member::default()),
+    /// The page, in pieces of which none is copied from where it is kept: phone numbers, and in part
+    /// 0 accounts and then the `exporter_families`.
+    pub fn page(
+        &mut self,
+        options: ScrapeOptions,
+        exporter_families: &[MetricFamily],
+    ) -> Vec<Bytes> {
+        let deflater = &mut self.deflater;
+        let mut page = match options.encoding {
+            Encoding::Plain => PageBuilder::Plain(Vec::new()),
+            Encoding::Gzip => PageBuilder::Gzip(gzip::Member::default()),
         };
         self.numbers
-            .write(&self.table.numbers, ask, &mut pieces, &mut self.deflater);
-        if ask.part.index == 0 {
-            let all = Ask {
+            .write(&self.table.numbers, options, &mut page, deflater);
+        if options.part.index == 0 {
+            let whole = ScrapeOptions {
                 part: Part::WHOLE,
-                ..ask
+                ..options
             };
             self.accounts
-                .write(&self.table.accounts, all, &mut pieces, &mut self.deflater);
+                .write(&self.table.accounts, whole, &mut page, deflater);
             let mut text = Vec::new();
-            text::write_own(&mut text, ask.format, own);
-            pieces.push_text(text, &mut self.deflater);
+            text::write_exporter_families(&mut text, options.format, exporter_families);
+            page.push_text(text, deflater);
         }
-        if ask.format == Format::OpenMetrics {
-            pieces.push_text(b"# EOF\n".to_vec(), &mut self.deflater);
+        if options.format == Format::OpenMetrics {
+            page.push_text(b"# EOF\n".to_vec(), deflater);
         }
-        Page {
-            pieces: pieces.finish(),
-        }
+        page.finish()
     }
 }
 
-/// What a page is put together from.
-enum Pieces {
+/// Puts a page together.
+enum PageBuilder {
     Plain(Vec<Bytes>),
     Gzip(gzip::Member),
 }
 
-impl Pieces {
-    /// Text that is not kept.
+impl PageBuilder {
+    /// Adds text that is not kept.
     fn push_text(&mut self, text: Vec<u8>, deflater: &mut gzip::Deflater) {
         match self {
             Self::Plain(pieces) => pieces.push(text.into()),
             Self::Gzip(member) => {
                 let mut bytes = Vec::new();
                 deflater.deflate(&text, &mut bytes);
-                member.push(bytes.into(), gzip::Check::of(&text));
+                member.push([bytes.into()], gzip::Check::of(&text));
             }
+        }
+    }
+
+    /// Adds pieces that are encoded already, with the check of their text.
+    fn push_encoded(&mut self, pieces: impl IntoIterator<Item = Bytes>, check: gzip::Check) {
+        match self {
+            Self::Plain(page) => page.extend(pieces),
+            Self::Gzip(member) => member.push(pieces, check),
         }
     }
 
@@ -190,27 +185,5 @@ impl Pieces {
             Self::Plain(pieces) => pieces,
             Self::Gzip(member) => member.finish(),
         }
-    }
-}
-
-impl Subject for NumberKey {
-    type Known = Number;
-    const FAMILIES: &'static [Family<Number>] = PHONE_NUMBER;
-
-    fn write_labels(&self, to: &mut Vec<u8>) {
-        self.account.write_labels(to);
-        to.push(b',');
-        text::write_label(to, "phone_number", self.phone_number.as_str());
-    }
-}
-
-impl Subject for AccountKey {
-    type Known = Account;
-    const FAMILIES: &'static [Family<Account>] = ACCOUNT;
-
-    fn write_labels(&self, to: &mut Vec<u8>) {
-        text::write_label(to, "provider", self.provider);
-        to.push(b',');
-        text::write_label(to, "waba_id", self.waba_id.as_str());
     }
 }

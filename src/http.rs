@@ -3,18 +3,18 @@
 //! | listener | path | method | answer |
 //! |---|---|---|---|
 //! | webhook | `/webhooks/PROVIDER`, `/webhooks/PROVIDER/TOKEN` | the provider's | [`Webhooks`] |
-//! | webhook | `/webhooks/PROVIDER` of a signing provider | GET | the handshake's challenge |
+//! | webhook | `/webhooks/PROVIDER` of a provider with a handshake | GET | its challenge |
 //! | web | `--web.telemetry-path` | GET, HEAD | the metrics |
-//! | web | `/` | GET, HEAD | a page with links |
-//! | web | `/-/healthy`, `/-/ready` | GET, HEAD | 200, or 503 |
-//! | web | `/api/v1/phone_numbers`, `/api/v1/accounts` | GET, HEAD | JSON |
+//! | web | those of [`ROUTES`] | GET, HEAD | [`Web`] |
 //!
 //! Everything else is 404. Nothing of the web listener is reachable through the webhook listener.
 
 mod answer;
 mod api;
-mod auth;
+mod authenticate;
 mod body;
+mod connection;
+mod metrics;
 mod negotiate;
 mod server;
 mod web;
@@ -28,28 +28,25 @@ use hyper::{
 };
 use serde::Serialize;
 
-pub use answer::Pieces;
-pub use auth::Gate;
+pub use answer::PageBody;
+pub use authenticate::Authenticator;
 pub use server::{Handler, serve};
-pub use web::Web;
-pub use webhook::Webhooks;
+pub use web::{ROUTES, Route, Web, is_taken};
+pub use webhook::{Endpoint, Webhooks};
 
 /// A whole answer.
-pub type Answer = Response<Pieces>;
+pub type Answer = Response<PageBody>;
 
 const JSON: &str = "application/json";
 const HTML: &str = "text/html; charset=utf-8";
 const PLAIN: &str = "text/plain; charset=utf-8";
 
 fn answer(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Answer {
-    let mut answer = Response::new(Pieces::from(body.into()));
+    let mut answer = Response::new(PageBody::from(body.into()));
     *answer.status_mut() = status;
-    answer
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    answer
-        .headers_mut()
-        .insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    let headers = answer.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     answer
 }
 

@@ -9,6 +9,7 @@
 //!
 //! [`run()`] is the program; `main` only reads the arguments.
 
+pub mod cli;
 pub mod config;
 pub mod domain;
 pub mod exposition;

@@ -1,25 +1,41 @@
 //! `whatsapp-quality-exporter`: arguments → configuration → [`run`] → exit status.
 
-use std::{env, io::Write, process::ExitCode};
+use std::{env, fmt, io::Write, process::ExitCode};
 
 use tokio::{runtime, signal::unix};
 use tracing::error;
 use whatsapp_quality_exporter::{
-    Listeners, RunError,
-    config::{Config, ConfigError},
+    Listeners, RunError, cli,
+    config::{Config, Secrets},
     run, telemetry,
 };
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// The exit status of a mistake in the usage or the configuration.
+const USAGE: u8 = 2;
+
 fn main() -> ExitCode {
-    let config = match Config::read(env::args_os()) {
+    let config = match cli::read(env::args_os()) {
         Ok(config) => config,
+        Err(usage) => {
+            // A closed terminal is no reason to fail differently.
+            let _ = usage.print();
+            let is_answer = cli::is_answer(&usage);
+            return if is_answer {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::from(USAGE)
+            };
+        }
+    };
+    let secrets = match config.read_secrets() {
+        Ok(secrets) => secrets,
         Err(error) => return refuse(&error),
     };
     telemetry::init_log(config.log_level, config.log_format);
-    match serve(config) {
+    match serve(config, secrets) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             error!(%error, "ending");
@@ -28,38 +44,28 @@ fn main() -> ExitCode {
     }
 }
 
-fn serve(config: Config) -> Result<(), RunError> {
+fn serve(config: Config, secrets: Secrets) -> Result<(), RunError> {
     let listeners = Listeners::bind(&config)?;
-    // All connections that a batch answers have their turn before the sockets are asked again.
-    runtime::Builder::new_current_thread()
+    let runtime = runtime::Builder::new_current_thread()
+        // All connections that a batch answers have their turn before the sockets are polled again.
         .event_interval(256)
         .enable_all()
-        .build()?
-        .block_on(async {
-            let mut terminate = unix::signal(unix::SignalKind::terminate())?;
-            let mut interrupt = unix::signal(unix::SignalKind::interrupt())?;
-            let shutdown = async {
-                tokio::select! {
-                    _ = terminate.recv() => {}
-                    _ = interrupt.recv() => {}
-                }
-            };
-            run(config, listeners, shutdown).await
-        })
+        .build()?;
+    runtime.block_on(async {
+        let mut terminate = unix::signal(unix::SignalKind::terminate())?;
+        let mut interrupt = unix::signal(unix::SignalKind::interrupt())?;
+        let shutdown = async {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        run(config, secrets, listeners, shutdown).await
+    })
 }
 
-/// Help and version are answers; everything else is a mistake in the usage or the configuration.
-fn refuse(error: &ConfigError) -> ExitCode {
-    match error {
-        ConfigError::Usage(usage) => {
-            // A closed terminal is no reason to fail differently.
-            let _ = usage.print();
-        }
-        _ => drop(writeln!(std::io::stderr(), "error: {error}")),
-    }
-    if error.is_answer() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::from(2)
-    }
+fn refuse(error: &dyn fmt::Display) -> ExitCode {
+    // A closed terminal is no reason to fail differently.
+    let _ = writeln!(std::io::stderr(), "error: {error}");
+    ExitCode::from(USAGE)
 }

@@ -1,65 +1,81 @@
-//! Who sends webhooks, and what theirs mean.
+//! The senders of webhooks, and what theirs mean.
 //!
-//! A provider is one file, its `mod` line and its entry in [`ALL`]. Routes, flags, label values,
-//! zero-initialised metrics and the fixture tests derive from that list. Nothing here does I/O.
+//! A provider is a file with a constant and a function, its line in the list below, and a folder
+//! of fixtures. Routes, flags, label values, metrics that exist from the start, authentication and
+//! documentation derive from that list. Nothing here does I/O.
 
-mod eight_by_eight;
-mod fields;
-mod innopaas;
-mod kaleyra;
-mod meta;
+mod json;
+mod quality;
 
 use std::fmt;
 
 use hyper::Method;
 use smallvec::SmallVec;
 
-use crate::domain::{Change, InvalidKey};
+use crate::domain::{Change, InvalidKey, ProviderName};
 
-/// Every provider, in the order of the documentation.
-pub const ALL: &[&dyn Provider] = &[
-    &meta::Meta,
-    &eight_by_eight::EightByEight,
-    &innopaas::Innopaas,
-    &kaleyra::Kaleyra,
-];
+/// Declares the module of each provider, and the list of all.
+macro_rules! providers {
+    ($($module:ident),* $(,)?) => {
+        $(mod $module;)*
 
-/// One sender of webhooks.
-pub trait Provider: Sync {
-    /// The label value, the last part of the path `/webhooks/NAME` and the first part of the flags.
-    fn name(&self) -> &'static str;
-
-    /// The name as its owner writes it.
-    fn title(&self) -> &'static str;
-
-    /// The methods with which it delivers.
-    fn methods(&self) -> &'static [Method];
-
-    /// How it proves who it is.
-    fn auth(&self) -> Auth;
-
-    /// Reads a delivery. Pure: the same bytes give the same answer.
-    ///
-    /// # Errors
-    ///
-    /// Only where the request is not what the provider sends at all; one bad change among good ones
-    /// is counted in [`Parsed`].
-    fn parse(&self, delivery: &Delivery<'_>) -> Result<Parsed, ParseError>;
-
-    /// What to enter in its console, in Markdown; `HOST` stands for the address of the webhook listener.
-    fn setup(&self) -> &'static str;
-
-    /// A delivery as the provider documents it, for the quick start: the request's query, or its body.
-    fn example(&self) -> Example;
+        /// Every provider, in the order of the documentation.
+        pub static ALL: &[&Provider] = &[$(&$module::PROVIDER),*];
+    };
 }
 
-/// How a provider proves who it is.
+providers! {
+    meta,
+    eight_by_eight,
+    innopaas,
+    kaleyra,
+}
+
+/// One sender of webhooks.
+pub struct Provider {
+    /// The label value, the last part of the path `/webhooks/NAME`, the first part of the flags.
+    pub name: ProviderName,
+    /// The name as its owner writes it.
+    pub title: &'static str,
+    /// The methods with which it delivers.
+    pub methods: &'static [Method],
+    /// How a delivery proves that it is the provider's.
+    pub proof: Proof,
+    /// Whether a `GET` with `hub.challenge` asks for proof that the endpoint is the operator's
+    /// (Meta's "Verification Requests").
+    pub handshake: bool,
+    /// What to enter in its console, in Markdown; `HOST` stands for the webhook listener's address.
+    pub setup: &'static str,
+    /// A delivery as the provider documents it.
+    pub example: Example,
+    /// Reads a delivery of the provider of this name.
+    read: fn(ProviderName, &Delivery<'_>) -> Result<Parsed, ParseError>,
+}
+
+/// How a delivery proves that it is the provider's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Auth {
-    /// `X-Hub-Signature-256`, an HMAC-SHA256 over the raw body, and a handshake by `GET`.
-    Signature,
-    /// A token in `Authorization` or as the last path segment.
+pub enum Proof {
+    /// An HMAC-SHA256 over the raw body, in hex digits after a prefix, with a secret that the
+    /// provider gives the operator.
+    Hmac {
+        /// The header that holds it, in lower case.
+        header: &'static str,
+        /// What stands before the digits.
+        prefix: &'static str,
+    },
+    /// A token of the operator's choice, in `Authorization` or as the last segment of the path.
     Token,
+}
+
+/// What a secret is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SecretKind {
+    /// With it the provider signs its webhooks.
+    AppSecret,
+    /// It proves a webhook.
+    Token,
+    /// With it a handshake asks; it proves no webhook.
+    VerifyToken,
 }
 
 /// A request of a provider, authentic and whole.
@@ -164,8 +180,49 @@ impl Parsed {
     }
 }
 
-impl fmt::Debug for dyn Provider {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
+impl Provider {
+    /// The usual case: JSON by `POST`, proven by a token.
+    const POST_WITH_TOKEN: Self = Self {
+        name: ProviderName::new(""),
+        title: "",
+        methods: &[Method::POST],
+        proof: Proof::Token,
+        handshake: false,
+        setup: "",
+        example: Example::Json(""),
+        read: |_, _| Ok(Parsed::nothing()),
+    };
+
+    /// Reads a delivery. Pure: the same bytes give the same answer.
+    ///
+    /// # Errors
+    ///
+    /// Only where the request is not what the provider sends at all; one bad change among good ones
+    /// is counted in [`Parsed`].
+    pub fn parse(&self, delivery: &Delivery<'_>) -> Result<Parsed, ParseError> {
+        (self.read)(self.name, delivery)
     }
+
+    /// The secrets that the operator shares with it; the first proves webhooks.
+    pub fn secrets(&self) -> impl Iterator<Item = SecretKind> {
+        let proving = match self.proof {
+            Proof::Hmac { .. } => SecretKind::AppSecret,
+            Proof::Token => SecretKind::Token,
+        };
+        let asking = self.handshake.then_some(SecretKind::VerifyToken);
+        std::iter::once(proving).chain(asking)
+    }
+}
+
+impl fmt::Debug for Provider {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name.as_str())
+    }
+}
+
+/// The provider of that name.
+pub fn by_name(name: &str) -> Option<&'static Provider> {
+    ALL.iter()
+        .find(|provider| provider.name.as_str() == name)
+        .copied()
 }

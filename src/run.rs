@@ -1,21 +1,20 @@
 //! The program: what is started, in which order, and how it ends.
 
-use std::{
-    future::Future,
-    io,
-    net::TcpListener,
-    sync::{Arc, OnceLock},
-    thread,
-    time::Duration,
-};
+use std::{future::Future, io, net::TcpListener, sync::Arc, thread, time::Duration};
 
-use tokio::{runtime, sync::watch, task::JoinSet, time::timeout};
+use tokio::{
+    runtime,
+    sync::{oneshot, watch},
+    task::{Id, JoinSet},
+    time::timeout,
+};
 use tracing::{error, info, warn};
 
 use crate::{
-    config::{Config, ListenAddress},
-    http::{self, Gate, Handler, Web, Webhooks},
-    ingest,
+    config::{Config, ListenAddress, Secrets},
+    http::{self, Authenticator, Endpoint, Handler, Web, Webhooks},
+    ingest::{self, Readiness, RunningWriter},
+    providers,
     state::{Fold, Table},
     store::{Sqlite, Store, StoreError},
     telemetry::Telemetry,
@@ -67,8 +66,9 @@ impl Listeners {
     pub fn bind(config: &Config) -> Result<Self, RunError> {
         let bind = |address: &ListenAddress| {
             let listener = TcpListener::bind(address.addresses());
+            let address = || address.to_string();
             listener.map_err(|source| RunError::Listen {
-                address: address.to_string(),
+                address: address(),
                 source,
             })
         };
@@ -87,188 +87,306 @@ impl Listeners {
     }
 }
 
-/// Runs until `shutdown` resolves and what is in flight is finished (at most 10 s), or until it cannot go on.
+/// Runs until `shutdown` resolves and what is in flight is finished (at most 10 s), or until it
+/// cannot go on.
 ///
-/// Webhooks are read, verified, parsed and answered on the caller's thread, and folded and stored on another, so that
-/// nobody who sends waits for the disk of those before. Scrapes have a thread of their own.
+/// Webhooks are read, verified, parsed and answered on the caller's thread, and folded and stored on
+/// another, so that no sender waits for the disk of those before. Scrapes have a thread of their own.
 ///
 /// # Errors
 ///
 /// [`RunError`]; what was answered 200 before is stored.
 pub async fn run(
     config: Config,
+    secrets: Secrets,
     listeners: Listeners,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), RunError> {
-    let telemetry =
-        Arc::new(Telemetry::new().map_err(|error| RunError::Defect(error.to_string()))?);
-    telemetry
-        .phone_numbers_max
-        .set(i64::try_from(config.max_phone_numbers).unwrap_or(i64::MAX));
-    let table = Arc::new(Table::default());
-    let entrance = Arc::new(OnceLock::new());
-    let (stop, stopped) = watch::channel(false);
-
-    let web = Web::new(
-        config.telemetry_path.clone(),
-        Arc::clone(&table),
-        Arc::clone(&entrance),
-        Arc::clone(&telemetry),
-        config.max_requests,
-    );
-    let web = WebThread::start(listeners.web, web, stopped.clone())?;
-
-    for warning in &config.warnings {
-        warn!("{warning}");
-    }
-    let gates = Gate::all(&config.providers, &telemetry);
-    announce(&gates, &telemetry);
-    let webhooks = Arc::new(Webhooks::new(
-        gates,
-        Arc::clone(&entrance),
-        Arc::clone(&telemetry),
-    ));
-    let mut servers = start("webhook", listeners.webhook, &webhooks, &stopped)?;
-    drop(webhooks);
-
-    let mut shutdown = std::pin::pin!(shutdown);
-    let loaded = tokio::select! {
-        loaded = load(&config, Arc::clone(&table)) => Some(loaded),
-        () = shutdown.as_mut() => None,
+    let defect = |error: prometheus::Error| RunError::Defect(error.to_string());
+    let telemetry = Arc::new(Telemetry::new().map_err(defect)?);
+    let phone_numbers_max = i64::try_from(config.max_phone_numbers).unwrap_or(i64::MAX);
+    telemetry.phone_numbers_max.set(phone_numbers_max);
+    let path = config.storage_path.clone();
+    let program = Program {
+        config,
+        telemetry,
+        table: Arc::default(),
+        readiness: Arc::default(),
+        stop: watch::Sender::new(false),
     };
-    let result = match loaded {
-        None => Ok(()),
-        Some(Err(error)) => Err(error),
-        Some(Ok((fold, store, is_up))) => {
-            show_heartbeats(&fold, &telemetry);
-            telemetry
-                .phone_numbers
-                .set(i64::try_from(table.phone_numbers_len()).unwrap_or(i64::MAX));
-            telemetry.storage.up.set(is_up.into());
-            let (ingest, writer, answers) = ingest::channel(
-                fold,
-                store,
-                Arc::clone(&telemetry),
-                config.log_phone_numbers,
-            );
-            let mut writer = writer.start()?;
-            tokio::spawn(answers.give());
-            // Nobody else sets it.
-            let _ = entrance.set(ingest);
-            if is_up {
-                info!(phone_numbers = table.phone_numbers_len(), "ready");
+    program
+        .run(&secrets, listeners, shutdown, move || Sqlite::open(&path))
+        .await
+}
+
+/// What all parts of the program share.
+struct Program {
+    config: Config,
+    telemetry: Arc<Telemetry>,
+    table: Arc<Table>,
+    readiness: Arc<Readiness>,
+    /// Turns true when the listeners are to finish.
+    stop: watch::Sender<bool>,
+}
+
+impl Program {
+    async fn run<S: Store + 'static>(
+        self,
+        secrets: &Secrets,
+        listeners: Listeners,
+        shutdown: impl Future<Output = ()>,
+        open: impl FnOnce() -> Result<S, StoreError> + Send + 'static,
+    ) -> Result<(), RunError> {
+        let (mut tasks, web) = self.start_listeners(secrets, listeners)?;
+        let mut shutdown = std::pin::pin!(shutdown);
+        let loaded = tokio::select! {
+            loaded = self.load(open) => loaded.map(Some),
+            () = shutdown.as_mut() => Ok(None),
+        };
+        let result = match loaded {
+            Ok(Some(writer)) => self.serve_until(shutdown, &mut tasks, writer).await,
+            Ok(None) => Ok(()),
+            Err(error) => Err(error),
+        };
+        self.stop.send_replace(true);
+        tasks.drain().await;
+        // A panic of the thread has been reported where it happened.
+        let _ = web.join();
+        result
+    }
+
+    /// Starts both listeners; until the stored state is loaded they answer 503.
+    fn start_listeners(
+        &self,
+        secrets: &Secrets,
+        listeners: Listeners,
+    ) -> Result<(Tasks, thread::JoinHandle<()>), RunError> {
+        let (tell, web_ended) = oneshot::channel();
+        let web = self.start_web(listeners.web, tell)?;
+        let endpoints = self.endpoints(secrets);
+        let (readiness, telemetry) = (Arc::clone(&self.readiness), Arc::clone(&self.telemetry));
+        let webhooks = Arc::new(Webhooks::new(endpoints, readiness, telemetry));
+        let mut tasks = Tasks::default();
+        tasks.serve("webhook listener", listeners.webhook, &webhooks, &self.stop)?;
+        tasks.spawn("web listener", async {
+            // It resolves when the thread ends, whether it says so or panics.
+            let _ = web_ended.await;
+        });
+        Ok((tasks, web))
+    }
+
+    /// Starts the private listener on a thread of its own, which drops `tell` when it ends.
+    fn start_web(
+        &self,
+        listeners: Vec<TcpListener>,
+        tell: oneshot::Sender<()>,
+    ) -> io::Result<thread::JoinHandle<()>> {
+        let web = Arc::new(Web::new(
+            self.config.telemetry_path.clone(),
+            Arc::clone(&self.table),
+            Arc::clone(&self.readiness),
+            Arc::clone(&self.telemetry),
+            self.config.max_requests,
+        ));
+        let runtime = runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let mut tasks = Tasks::default();
+        {
+            let _entered = runtime.enter();
+            tasks.serve("web listener", listeners, &web, &self.stop)?;
+        }
+        let mut stopped = self.stop.subscribe();
+        let serve = move || {
+            let _tell = tell;
+            yield_to_webhooks();
+            runtime.block_on(async {
+                tokio::select! {
+                    biased;
+                    // Its sender lives as long as the program.
+                    _ = stopped.wait_for(|stopped| *stopped) => tasks.drain().await,
+                    // The end of this thread is the end of the program.
+                    _ = tasks.ended() => {}
+                }
+            });
+        };
+        thread::Builder::new().name("web".into()).spawn(serve)
+    }
+
+    /// The providers and how they prove their requests. The log says once which of them are off, and
+    /// of which anybody may send.
+    fn endpoints(&self, secrets: &Secrets) -> Vec<Endpoint> {
+        for warning in &secrets.warnings {
+            warn!("{warning}");
+        }
+        let allowed = &self.config.allow_unauthenticated;
+        let endpoint = |provider: &&'static providers::Provider| {
+            let authenticator = Authenticator::new(provider, secrets, allowed, &self.telemetry);
+            if let Some(metrics) = self.telemetry.provider(provider.name) {
+                metrics.on.set(authenticator.is_on().into());
             }
-            let failed = tokio::select! {
-                result = writer.ended() => Some(result),
-                () = shutdown => None,
+            let name = provider.name.as_str();
+            if !authenticator.is_on() {
+                info!(
+                    provider = name,
+                    "provider is off, and its paths are 404: it has no secret"
+                );
+            } else if authenticator.is_open() {
+                warn!(
+                    provider = name,
+                    "provider is not authenticated: anybody who reaches the listener can send its \
+                     webhooks"
+                );
+            }
+            Endpoint {
+                provider,
+                authenticator,
+            }
+        };
+        providers::ALL.iter().map(endpoint).collect()
+    }
+
+    /// Loads what is stored, and starts the writer over it.
+    async fn load<S: Store + 'static>(
+        &self,
+        open: impl FnOnce() -> Result<S, StoreError> + Send + 'static,
+    ) -> Result<RunningWriter, RunError> {
+        let mut fold = Fold::new(Arc::clone(&self.table), self.config.max_phone_numbers);
+        let load = move || {
+            let mut store = open()?;
+            store.load(&mut |record| fold.restore(record))?;
+            match store.probe() {
+                Ok(()) => Ok((fold, store, true)),
+                Err(error) if error.is_fatal() => Err(error),
+                Err(error) => {
+                    error!(
+                        %error,
+                        "the storage takes no changes; webhooks are answered 503 until it does"
+                    );
+                    Ok((fold, store, false))
+                }
+            }
+        };
+        let loaded = tokio::task::spawn_blocking(load).await;
+        let (fold, store, is_up) =
+            loaded.map_err(|error| RunError::Defect(error.to_string()))??;
+        self.show_heartbeats(&fold);
+        let phone_numbers = fold.phone_numbers();
+        self.telemetry
+            .phone_numbers
+            .set(i64::try_from(phone_numbers).unwrap_or(i64::MAX));
+        self.readiness.set_storage(is_up, &self.telemetry);
+        let telemetry = Arc::clone(&self.telemetry);
+        let log_phone_numbers = self.config.log_phone_numbers;
+        let writer = ingest::start(fold, store, &self.readiness, telemetry, log_phone_numbers)?;
+        if is_up {
+            info!(phone_numbers, "ready");
+        }
+        Ok(writer)
+    }
+
+    /// Shows the signs of life that providers gave before this process began.
+    fn show_heartbeats(&self, fold: &Fold) {
+        for (provider, heartbeat) in fold.heartbeats() {
+            let Some(metrics) = self.telemetry.provider(provider) else {
+                continue;
             };
-            match failed {
-                Some(Some(result)) => result.map_err(RunError::from),
-                Some(None) => Err(RunError::Defect("the writer panicked".into())),
-                None => {
-                    info!("stopping: finishing what is in flight");
-                    let _ = stop.send(true);
-                    drain(&mut servers).await;
-                    // Every answer is given: what may still be queued is of senders that hung up.
-                    writer.stop().await;
-                    Ok(())
+            for (gauge, at) in [
+                (&metrics.last_accepted, heartbeat.last_accepted),
+                (&metrics.last_change, heartbeat.last_change),
+                (&metrics.last_handshake, heartbeat.last_handshake),
+            ] {
+                if let Some(at) = at {
+                    gauge.set(at);
                 }
             }
         }
-    };
-    let _ = stop.send(true);
-    drain(&mut servers).await;
-    web.join();
-    result
-}
+    }
 
-/// Says once which providers are off, and which trust anybody.
-fn announce(gates: &[Gate], telemetry: &Telemetry) {
-    for gate in gates {
-        let provider = gate.provider.name();
-        if let Some(metrics) = telemetry.provider(provider) {
-            metrics.on.set(gate.is_on().into());
-        }
-        if !gate.is_on() {
-            info!(
-                provider,
-                "provider is off, and its paths are 404: it has no secret"
-            );
-        } else if gate.is_open() {
-            warn!(
-                provider,
-                "provider is not authenticated: anybody who reaches the listener can send its webhooks"
-            );
+    /// Serves until it is told to stop, and then finishes what is in flight; or until a part of the
+    /// program ends by itself, which is the end of the program.
+    async fn serve_until(
+        &self,
+        shutdown: impl Future<Output = ()>,
+        tasks: &mut Tasks,
+        mut writer: RunningWriter,
+    ) -> Result<(), RunError> {
+        tokio::select! {
+            result = writer.ended() => match result {
+                Some(result) => Ok(result?),
+                None => Err(RunError::Defect("the writer panicked".into())),
+            },
+            name = tasks.ended() => Err(RunError::Defect(format!("the {name} ended"))),
+            () = shutdown => {
+                info!("stopping: finishing what is in flight");
+                self.stop.send_replace(true);
+                tasks.drain().await;
+                // Every request is answered; what may still be queued is of senders that hung up.
+                writer.stop().await;
+                Ok(())
+            }
         }
     }
 }
 
-/// Shows the signs of life that providers gave before this process began.
-fn show_heartbeats(fold: &Fold, telemetry: &Telemetry) {
-    for (provider, heartbeat) in fold.heartbeats() {
-        let Some(metrics) = telemetry.provider(provider) else {
-            continue;
+/// Tasks that run as long as the program: the end of any of them is the end of the program.
+#[derive(Default)]
+struct Tasks {
+    running: JoinSet<()>,
+    names: Vec<(Id, &'static str)>,
+}
+
+impl Tasks {
+    fn spawn(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        let id = self.running.spawn(task).id();
+        self.names.push((id, name));
+    }
+
+    /// Accepts connections on each of these sockets.
+    fn serve<H: Handler>(
+        &mut self,
+        name: &'static str,
+        listeners: Vec<TcpListener>,
+        handler: &Arc<H>,
+        stop: &watch::Sender<bool>,
+    ) -> io::Result<()> {
+        for listener in listeners {
+            listener.set_nonblocking(true)?;
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            let role = name.trim_end_matches(" listener");
+            info!(listener = role, address = %listener.local_addr()?, "listening");
+            self.spawn(
+                name,
+                http::serve(listener, Arc::clone(handler), stop.subscribe()),
+            );
+        }
+        Ok(())
+    }
+
+    /// Waits until one of them ends, and says which; a panic is an end.
+    async fn ended(&mut self) -> &'static str {
+        let id = match self.running.join_next_with_id().await {
+            Some(Ok((id, ()))) => id,
+            Some(Err(error)) => error.id(),
+            None => return std::future::pending().await,
         };
-        for (gauge, at) in [
-            (&metrics.last_accepted, heartbeat.last_accepted),
-            (&metrics.last_change, heartbeat.last_change),
-            (&metrics.last_handshake, heartbeat.last_handshake),
-        ] {
-            if let Some(at) = at {
-                gauge.set(at);
-            }
+        let name = self.names.iter().find(|(known, _)| *known == id);
+        name.map_or("task", |(_, name)| name)
+    }
+
+    /// Waits until all have ended, which they do when they are told to stop; at most 10 s.
+    async fn drain(&mut self) {
+        let all = async { while self.running.join_next().await.is_some() {} };
+        if timeout(GRACE, all).await.is_err() {
+            warn!("stopping although requests are in flight: 10 seconds have passed");
+            self.running.shutdown().await;
         }
     }
 }
 
-/// Loads what is stored; and whether the storage takes commits.
-async fn load(config: &Config, table: Arc<Table>) -> Result<(Fold, Sqlite, bool), RunError> {
-    let path = config.storage_path.clone();
-    let mut fold = Fold::new(table, config.max_phone_numbers);
-    let load = move || {
-        let mut store = Sqlite::open(&path)?;
-        store.load(&mut |record| fold.restore(record))?;
-        match store.probe() {
-            Ok(()) => Ok((fold, store, true)),
-            Err(error) if error.is_fatal() => Err(error),
-            Err(error) => {
-                error!(%error, "the storage takes no changes; webhooks are answered 503 until it does");
-                Ok((fold, store, false))
-            }
-        }
-    };
-    match tokio::task::spawn_blocking(load).await {
-        Ok(loaded) => Ok(loaded?),
-        Err(error) => Err(RunError::Defect(error.to_string())),
-    }
-}
-
-fn start<H: Handler>(
-    name: &str,
-    listeners: Vec<TcpListener>,
-    handler: &Arc<H>,
-    stopped: &watch::Receiver<bool>,
-) -> io::Result<JoinSet<()>> {
-    let mut servers = JoinSet::new();
-    for listener in listeners {
-        listener.set_nonblocking(true)?;
-        let listener = tokio::net::TcpListener::from_std(listener)?;
-        info!(listener = name, address = %listener.local_addr()?, "listening");
-        servers.spawn(http::serve(listener, Arc::clone(handler), stopped.clone()));
-    }
-    Ok(servers)
-}
-
-async fn drain(servers: &mut JoinSet<()>) {
-    let all = async { while servers.join_next().await.is_some() {} };
-    if timeout(GRACE, all).await.is_err() {
-        warn!("stopping although requests are in flight: 10 seconds have passed");
-        servers.shutdown().await;
-    }
-}
-
-/// Lets the other threads go first where processors are scarce: a scrape may take a moment longer, and a provider
-/// that waits for its 200 may give up. On Linux this is the calling thread's alone.
+/// Lets the other threads go first where processors are scarce: a scrape may take a moment longer,
+/// and a provider that waits for its 200 may give up. On Linux the priority is the calling thread's
+/// alone, and the threads on which pages are rendered inherit it, because this thread starts them.
 fn yield_to_webhooks() {
     #[cfg(target_os = "linux")]
     if let Err(error) = rustix::process::setpriority_process(None, 5) {
@@ -276,38 +394,17 @@ fn yield_to_webhooks() {
     }
 }
 
-/// The private listener's own thread.
-struct WebThread(thread::JoinHandle<()>);
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl WebThread {
-    fn start(
-        listeners: Vec<TcpListener>,
-        web: Web,
-        stopped: watch::Receiver<bool>,
-    ) -> io::Result<Self> {
-        let runtime = runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        let mut servers = {
-            let _entered = runtime.enter();
-            start("web", listeners, &Arc::new(web), &stopped)?
-        };
-        let serve = move || {
-            yield_to_webhooks();
-            runtime.block_on(async {
-                let mut stopped = stopped;
-                // Its sender lives as long as the program.
-                let _ = stopped.wait_for(|stopped| *stopped).await;
-                drain(&mut servers).await;
-            });
-        };
-        Ok(Self(
-            thread::Builder::new().name("web".into()).spawn(serve)?,
-        ))
-    }
-
-    fn join(self) {
-        // A panic there has been reported where it happened.
-        let _ = self.0.join();
+    #[tokio::test]
+    async fn end_or_panic_of_a_task_is_noticed_by_its_name() {
+        let mut tasks = Tasks::default();
+        tasks.spawn("a task that goes on", std::future::pending());
+        tasks.spawn("a task that ends", async {});
+        assert_eq!(tasks.ended().await, "a task that ends");
+        tasks.spawn("a task that panics", async { panic!("on purpose") });
+        assert_eq!(tasks.ended().await, "a task that panics");
     }
 }

@@ -1,14 +1,29 @@
-//! What is known: a record a number, a record an account, and the fold that makes them.
+//! What is known: a record for each phone number and each account, and the fold that makes them.
 //!
-//! Records are immutable once published: the fold copies, changes and, when the copy is durable,
-//! replaces. Readers never wait for it.
+//! A kind of thing is one file: its key's [`Entity`], its record, how a change is folded into it,
+//! and its metric families. Records are immutable once they are published: the fold copies, changes
+//! and, when the copy is durable, replaces. Readers never wait for it.
 
+mod account;
+mod entity;
 mod fold;
-mod record;
+mod heartbeat;
+mod limit;
+mod number;
+mod seen;
 mod shards;
 mod table;
 
-pub use fold::{Applied, Batch, Draft, Fold, Outcome, Sign};
-pub use record::{Account, Counts, Fact, Heartbeat, Limit, Number, Record};
+pub use account::Account;
+pub use entity::{Entity, Family, MetricKind, Parts, Value};
+pub use fold::{Applied, Batch, Draft, Fold, Outcome, Record};
+pub use heartbeat::{Heartbeat, Sign};
+pub use limit::{Changes, Dated, Limit};
+pub use number::{Counts, Number};
 pub use shards::Shards;
-pub use table::{SHARDS, Table, shard_of, shard_of_account};
+pub use table::{SHARDS, Table};
+
+/// For fields that are left out of a document.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}

@@ -2,11 +2,7 @@
 //!
 //! What a program does before and after is the same however often it repeats, and so falls out of a difference.
 
-use std::{
-    env,
-    process::Command,
-    sync::{Arc, OnceLock},
-};
+use std::{env, process::Command, sync::Arc};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -17,11 +13,11 @@ use tokio::{
     task::{LocalSet, spawn_local},
 };
 use whatsapp_quality_exporter::{
-    config::ProviderConfig,
+    config::{Secret, Secrets},
     domain::Timestamp,
-    http::{Gate, Handler, Web, Webhooks},
-    ingest,
-    providers::{self, Delivery},
+    http::{Authenticator, Endpoint, Handler, Web, Webhooks},
+    ingest::{self, Readiness},
+    providers::{self, Delivery, SecretKind},
     state::{Batch, Fold, Record, Table},
     store::{Sqlite, Store, StoreError},
     telemetry::Telemetry,
@@ -95,22 +91,20 @@ async fn webhooks(times: usize, batch: usize) {
     let fold = Fold::new(Arc::new(Table::default()), usize::MAX);
     let mut store = Sqlite::open(folder.path()).expect("a storage");
     store.load(&mut |_| {}).expect("an empty storage");
-    let (ingest, writer, answers) = ingest::channel(fold, store, Arc::clone(&telemetry), false);
-    telemetry.storage.up.set(1);
-    let writer = writer.start().expect("a thread");
-    spawn_local(answers.give());
-    let config = |provider: &&dyn providers::Provider| ProviderConfig {
-        name: provider.name(),
-        secrets: vec![SecretString::from(SECRET)],
-        verify_tokens: Vec::new(),
-        allow_unauthenticated: false,
+    let readiness = Arc::new(Readiness::default());
+    readiness.set_storage(true, &telemetry);
+    let writer = ingest::start(fold, store, &readiness, Arc::clone(&telemetry), false)
+        .expect("a thread");
+    let provider = providers::by_name("meta").expect("Meta");
+    let secret = Secret {
+        provider: provider.name,
+        kind: SecretKind::AppSecret,
+        value: SecretString::from(SECRET),
     };
-    let configs: Vec<_> = providers::ALL.iter().map(config).collect();
-    let webhooks = Arc::new(Webhooks::new(
-        Gate::all(&configs, &telemetry),
-        Arc::new(OnceLock::from(ingest)),
-        telemetry,
-    ));
+    let secrets = Secrets::from_iter([secret]);
+    let authenticator = Authenticator::new(provider, &secrets, &[], &telemetry);
+    let endpoints = vec![Endpoint { provider, authenticator }];
+    let webhooks = Arc::new(Webhooks::new(endpoints, readiness, telemetry));
     for begin in (0..times).step_by(batch) {
         let senders: Vec<_> = (begin..begin + batch)
             .map(|index| {
@@ -138,10 +132,7 @@ fn webhook(index: usize) -> Request<Full<Bytes>> {
 async fn scrapes(times: usize) {
     let table = Arc::new(Table::default());
     let mut fold = Fold::new(Arc::clone(&table), usize::MAX);
-    let meta = providers::ALL
-        .iter()
-        .find(|provider| provider.name() == "meta")
-        .expect("Meta");
+    let meta = providers::by_name("meta").expect("Meta");
     for number in 0..NUMBERS {
         let body = load::webhook(number, EPOCH);
         let delivery = Delivery {
@@ -161,11 +152,13 @@ async fn scrapes(times: usize) {
         draft.publish(&batch);
     }
     let telemetry = Arc::new(Telemetry::new().expect("telemetry"));
-    let (ingest, ..) = ingest::channel(fold, Nowhere, Arc::clone(&telemetry), false);
+    let readiness = Arc::new(Readiness::default());
+    let _writer = ingest::start(fold, Nowhere, &readiness, Arc::clone(&telemetry), false)
+        .expect("a thread");
     let web = Arc::new(Web::new(
         "/metrics".into(),
         table,
-        Arc::new(OnceLock::from(ingest)),
+        readiness,
         telemetry,
         40,
     ));
@@ -200,7 +193,7 @@ impl Store for Nowhere {
         Ok(())
     }
 
-    fn checkpoint(&mut self) -> Result<(), StoreError> {
+    fn maintain(&mut self) -> Result<(), StoreError> {
         Ok(())
     }
 

@@ -50,10 +50,7 @@ pub fn memory(listener: TcpListener, last: Stage) {
         Arc::new(Table::default()),
         usize::MAX,
     )));
-    let meta = providers::ALL
-        .iter()
-        .find(|provider| provider.name() == "meta")
-        .expect("Meta");
+    let meta = providers::by_name("meta").expect("Meta");
     serve(listener, move |request: Request<Incoming>| {
         let (key, fold) = (Arc::clone(&key), Arc::clone(&fold));
         async move {

@@ -1,3 +1,5 @@
+//! What one change of a webhook says, and what tells one delivery from another.
+
 use std::fmt;
 
 use aws_lc_rs::digest;
@@ -10,18 +12,57 @@ use super::{AccountKey, EventKind, MessagingLimit, PhoneNumber, Timestamp};
 /// What one change of a webhook says.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Change {
-    /// The account it names.
+    /// The account that it names.
     pub account: AccountKey,
-    /// What it speaks of.
-    pub subject: Subject,
-    /// The limit it carries, where it carries a usable one.
-    pub limit: Option<Said>,
     /// When the provider says it happened; `None` where it says nothing readable.
     pub time: Option<Timestamp>,
     /// What tells this delivery from another; `None` where it has neither an id nor a time.
     pub identity: Option<Identity>,
     /// Values that this version does not know.
     pub unknown: Vec<UnknownValue>,
+    /// What happened.
+    pub kind: ChangeKind,
+}
+
+/// What happened, by the kind of webhook.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ChangeKind {
+    /// An event of a phone number (Meta's `phone_number_quality_update`).
+    PhoneNumberQuality {
+        /// The number.
+        phone_number: PhoneNumber,
+        /// The event.
+        event: EventKind,
+        /// The limit that it carries, where that is usable.
+        limit: Option<ReportedLimit>,
+        /// The limit before, as the provider knows it.
+        old_limit: Option<MessagingLimit>,
+    },
+    /// What an account may do (Meta's `business_capability_update`).
+    AccountCapability {
+        /// The portfolio's limit, where it carries a usable one.
+        limit: Option<MessagingLimit>,
+        /// How many phone numbers there may be.
+        max_phone_numbers: MaxPhoneNumbers,
+    },
+}
+
+/// A limit and what it applies to.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ReportedLimit {
+    /// The limit.
+    pub limit: MessagingLimit,
+    /// What it applies to.
+    pub scope: LimitScope,
+}
+
+/// What a limit applies to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LimitScope {
+    /// The phone number alone.
+    PhoneNumber,
+    /// The business portfolio, and so every phone number of the account.
+    Portfolio,
 }
 
 /// A value that a provider sent and this version does not know.
@@ -40,31 +81,6 @@ pub enum UnknownField {
     Event,
     /// In the place of a limit.
     Limit,
-}
-
-/// Whom a change speaks of.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Subject {
-    /// A phone number (Meta's `phone_number_quality_update` and its kin).
-    PhoneNumber {
-        /// The number.
-        phone_number: PhoneNumber,
-        /// What happened to it.
-        event: EventKind,
-        /// The limit before, as the provider knows it.
-        old_limit: Option<MessagingLimit>,
-    },
-    /// An account (Meta's `business_capability_update`).
-    Account(MaxPhoneNumbers),
-}
-
-/// A limit and whose it is.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Said {
-    /// The limit of the phone number alone.
-    OfNumber(MessagingLimit),
-    /// The limit of the portfolio, which all numbers of the account share.
-    OfAccount(MessagingLimit),
 }
 
 /// How many phone numbers there may be. Meta sends one scope or the other, never both.
@@ -123,15 +139,6 @@ fn is_printable(c: char) -> bool {
             c.general_category(),
             Format | LineSeparator | ParagraphSeparator | PrivateUse | Unassigned
         )
-}
-
-impl Said {
-    /// The limit, whosever it is.
-    pub fn limit(self) -> MessagingLimit {
-        match self {
-            Self::OfNumber(limit) | Self::OfAccount(limit) => limit,
-        }
-    }
 }
 
 /// A short hash of what a delivery said: the first 8 bytes of a SHA-256.

@@ -1,3 +1,5 @@
+//! The kinds of phone number quality event.
+
 use serde::{Deserialize, Serialize};
 
 /// The kinds of phone number quality event.

@@ -1,7 +1,11 @@
+//! Phone numbers and accounts: what is read from a webhook, and what is known under it.
+
 use std::fmt;
 
 use smol_str::SmolStr;
 use unicode_properties::{GeneralCategory, UnicodeGeneralCategory};
+
+use super::ProviderName;
 
 /// A phone number in one spelling: without a leading `+`, white space, invisible marks, dashes, `.`, `(`, `)` and `/`,
 /// and with ASCII digits.
@@ -17,8 +21,8 @@ pub struct WabaId(SmolStr);
 /// An account at a provider.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AccountKey {
-    /// The provider's name, as in [`crate::providers::ALL`].
-    pub provider: &'static str,
+    /// The provider.
+    pub provider: ProviderName,
     /// The account's id.
     pub waba_id: WabaId,
 }
@@ -136,6 +140,16 @@ impl WabaId {
     /// Whether the provider sent none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+}
+
+impl NumberKey {
+    /// The key of a number of an account.
+    pub fn of(account: &AccountKey, phone_number: &PhoneNumber) -> Self {
+        Self {
+            account: account.clone(),
+            phone_number: phone_number.clone(),
+        }
     }
 }
 

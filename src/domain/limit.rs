@@ -1,3 +1,5 @@
+//! Messaging limits, as they are sent, shown and stored.
+
 use std::{cmp::Ordering, fmt};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};

@@ -1,3 +1,5 @@
+//! Points in time, as they are sent, shown and stored.
+
 use std::{fmt, time::SystemTime};
 
 use jiff::{civil::DateTime, tz::TimeZone};

@@ -3,172 +3,137 @@
 //! Shards are kept in groups, a group's samples of one family in one piece of memory: small enough to be put together
 //! anew when a shard of it changes, large enough to be sent as it is.
 
-use std::{fmt, hash::BuildHasher, mem};
+use std::{fmt, hash::BuildHasher, marker::PhantomData, mem, ops::Range, sync::Arc};
 
 use bytes::Bytes;
 use hashbrown::DefaultHashBuilder;
 
 use super::{
-    Ask, Encoding, Family, Part, Pieces,
+    Encoding, PageBuilder, Part, ScrapeOptions,
     gzip::{Check, Deflater},
     text,
 };
-use crate::state::{SHARDS, Shards};
+use crate::state::{Entity, Family, SHARDS, Shards};
 
-/// Shard `s` is member `s / GROUPS` of group `s % GROUPS`, so that parts of a fleet are whole groups where they can be.
+/// Shard `s` has the index `s / GROUPS` in group `s % GROUPS`, so that the parts of a fleet are whole
+/// groups where that is possible.
 const GROUPS: usize = 256;
-const MEMBERS: usize = SHARDS / GROUPS;
-/// Pages of one encoding after which what is kept for the other is given up: Prometheus asks for gzip, and a person
-/// with curl looks but once.
-const PATIENCE: u64 = 40;
+const SHARDS_IN_GROUP: usize = SHARDS / GROUPS;
+/// Pages of one encoding after which what is kept for the other is dropped: Prometheus asks for gzip,
+/// and a person with curl looks only once.
+const EVICT_UNUSED_AFTER_PAGES: u64 = 40;
 
-/// What has series.
-pub(super) trait Subject: Ord + Clone {
-    type Known: 'static;
-    const FAMILIES: &'static [Family<Self::Known>];
-
-    /// Writes the subject's labels, without braces.
-    fn write_labels(&self, to: &mut Vec<u8>);
-}
-
-/// The samples of all subjects of a kind, in each encoding that is asked for.
-pub(super) struct Sheet<K, V> {
-    plain: Kept,
-    gzip: Kept,
+/// The samples of everything of a kind, in each encoding that is asked for.
+pub(super) struct FamilyCache<K> {
+    plain: EncodingCache,
+    gzip: EncodingCache,
     pages: u64,
-    kind: std::marker::PhantomData<fn(K, V)>,
+    kind: PhantomData<fn(K)>,
 }
 
 /// The samples in one encoding.
 #[derive(Default)]
-struct Kept {
+struct EncodingCache {
     /// Of each shard, the version that was encoded.
     versions: Vec<u64>,
     /// Of each family in turn, its groups.
-    families: Vec<KeptFamily>,
+    families: Vec<FamilySamples>,
     /// The number of the page that was last made of it.
     used: u64,
-    /// Tells texts apart; keyed anew by each process, so that nobody can find two that are one to it.
+    /// Hashes texts with a key of this process, so that no sender can construct a collision.
     hasher: DefaultHashBuilder,
 }
 
-#[derive(Default)]
-struct KeptFamily {
-    groups: Vec<Block>,
+struct FamilySamples {
+    groups: Vec<ShardGroup>,
     /// The check of all groups.
     check: Check,
 }
 
 /// The samples of one family in the shards of one group.
 #[derive(Clone, Default)]
-struct Block {
+struct ShardGroup {
     bytes: Bytes,
-    members: Box<[Member]>,
+    shards: Box<[EncodedShard]>,
     check: Check,
 }
 
 #[derive(Clone, Copy, Default)]
-struct Member {
-    /// Where its bytes end in the block's.
+struct EncodedShard {
+    /// Where its bytes end in the group's.
     end: u32,
-    /// Of its text.
+    /// CRC-32 and length of the uncompressed text.
     check: Check,
-    /// Of its text. A shard that was rendered again is encoded again only where this differs; the check, which
-    /// anybody can compute, is not to be trusted with that.
+    /// Keyed hash of the uncompressed text: a shard whose text is as before is not encoded again. The
+    /// CRC is not used for this, because a sender could construct a collision.
     hash: u64,
 }
 
-impl<K, V> Default for Sheet<K, V> {
+impl<K> Default for FamilyCache<K> {
     fn default() -> Self {
         Self {
-            plain: Kept::default(),
-            gzip: Kept::default(),
+            plain: EncodingCache::default(),
+            gzip: EncodingCache::default(),
             pages: 0,
-            kind: std::marker::PhantomData,
+            kind: PhantomData,
         }
     }
 }
 
-impl<K, V> fmt::Debug for Sheet<K, V> {
+impl<K> fmt::Debug for FamilyCache<K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sheet")
+        f.debug_struct("FamilyCache")
             .field("pages", &self.pages)
             .finish_non_exhaustive()
     }
 }
 
-impl<K: Subject<Known = V>, V: 'static> Sheet<K, V> {
+impl<K: Entity> FamilyCache<K> {
     /// Renders what is stale, and adds the families to a page.
     pub(super) fn write(
         &mut self,
-        shards: &Shards<K, V>,
-        ask: Ask,
-        pieces: &mut Pieces,
+        shards: &Shards<K>,
+        options: ScrapeOptions,
+        page: &mut PageBuilder,
         deflater: &mut Deflater,
     ) {
         self.pages += 1;
-        let (kept, other) = match ask.encoding {
+        let (kept, other) = match options.encoding {
             Encoding::Plain => (&mut self.plain, &mut self.gzip),
             Encoding::Gzip => (&mut self.gzip, &mut self.plain),
         };
         kept.used = self.pages;
-        if other.used + PATIENCE < self.pages {
+        if other.used + EVICT_UNUSED_AFTER_PAGES < self.pages {
             drop(mem::take(other));
         }
-        kept.refresh(shards, ask.encoding, deflater);
+        kept.refresh(shards, options.encoding, deflater);
         for (family, of_family) in K::FAMILIES.iter().zip(&kept.families) {
-            of_family.write(family, ask, pieces, deflater);
+            of_family.write(family, options, page, deflater);
         }
     }
 }
 
-impl Kept {
-    fn refresh<K: Subject<Known = V>, V: 'static>(
+impl EncodingCache {
+    /// Encodes what changed since the page before.
+    fn refresh<K: Entity>(
         &mut self,
-        shards: &Shards<K, V>,
+        shards: &Shards<K>,
         encoding: Encoding,
         deflater: &mut Deflater,
     ) {
         self.versions.resize(SHARDS, 0);
-        self.families.resize_with(K::FAMILIES.len(), || KeptFamily {
-            groups: vec![Block::default(); GROUPS],
-            check: Check::default(),
-        });
+        self.families
+            .resize_with(K::FAMILIES.len(), FamilySamples::default);
         let mut changed = vec![false; K::FAMILIES.len()];
         let mut texts = vec![Vec::new(); K::FAMILIES.len()];
         for group in 0..GROUPS {
-            let mut fresh: Vec<Vec<Option<Encoded>>> = Vec::new();
-            for member in 0..MEMBERS {
-                let shard = member * GROUPS + group;
-                let Some(known) = self.versions.get_mut(shard) else {
-                    continue;
-                };
-                if shards.version(shard) == *known {
-                    continue;
-                }
-                let (version, subjects) = shards.entries(shard, None);
-                *known = version;
-                render::<K, V>(&subjects, &mut texts);
-                fresh.resize_with(K::FAMILIES.len(), || (0..MEMBERS).map(|_| None).collect());
-                for ((text, family), fresh) in texts.iter().zip(&self.families).zip(&mut fresh) {
-                    let hash = self.hasher.hash_one(text);
-                    let as_before = family
-                        .groups
-                        .get(group)
-                        .and_then(|block| block.members.get(member));
-                    if as_before.is_none_or(|before| before.hash != hash)
-                        && let Some(place) = fresh.get_mut(member)
-                    {
-                        *place = Some(Encoded::new(text, hash, encoding, deflater));
-                    }
-                }
-            }
+            let fresh = self.encode_group(group, shards, &mut texts, encoding, deflater);
             for ((fresh, family), changed) in fresh.iter().zip(&mut self.families).zip(&mut changed)
             {
                 if fresh.iter().any(Option::is_some)
-                    && let Some(block) = family.groups.get_mut(group)
+                    && let Some(of_group) = family.groups.get_mut(group)
                 {
-                    *block = block.with(fresh);
+                    *of_group = of_group.with(fresh);
                     *changed = true;
                 }
             }
@@ -179,26 +144,61 @@ impl Kept {
             .zip(changed)
             .filter(|(_, changed)| *changed)
         {
-            family.check = family
-                .groups
-                .iter()
-                .fold(Check::default(), |check, block| check.and(block.check));
+            let checks = family.groups.iter().map(|group| group.check);
+            family.check = checks.fold(Check::default(), Check::and);
         }
+    }
+
+    /// For each family, the shards of a group whose text is another than before; nothing where no
+    /// shard of the group changed.
+    fn encode_group<K: Entity>(
+        &mut self,
+        group: usize,
+        shards: &Shards<K>,
+        texts: &mut [Vec<u8>],
+        encoding: Encoding,
+        deflater: &mut Deflater,
+    ) -> Vec<Vec<Option<Encoded>>> {
+        let mut fresh: Vec<Vec<Option<Encoded>>> = Vec::new();
+        for index in 0..SHARDS_IN_GROUP {
+            let shard = index * GROUPS + group;
+            let Some(known) = self.versions.get_mut(shard) else {
+                continue;
+            };
+            if shards.version(shard) == *known {
+                continue;
+            }
+            let (version, entries) = shards.entries(shard, None);
+            *known = version;
+            render(&entries, texts);
+            let none = || (0..SHARDS_IN_GROUP).map(|_| None).collect();
+            fresh.resize_with(K::FAMILIES.len(), none);
+            for ((text, family), fresh) in texts.iter().zip(&self.families).zip(&mut fresh) {
+                let hash = self.hasher.hash_one(text);
+                let before = family
+                    .groups
+                    .get(group)
+                    .and_then(|group| group.shards.get(index));
+                if before.is_none_or(|before| before.hash != hash)
+                    && let Some(slot) = fresh.get_mut(index)
+                {
+                    *slot = Some(Encoded::new(text, hash, encoding, deflater));
+                }
+            }
+        }
+        fresh
     }
 }
 
-/// Writes the samples of a shard, of each family into its text.
-fn render<K: Subject<Known = V>, V: 'static>(
-    subjects: &[(K, std::sync::Arc<V>)],
-    texts: &mut [Vec<u8>],
-) {
+/// Writes the samples of a shard, those of each family into its text.
+fn render<K: Entity>(entries: &[(K, Arc<K::Record>)], texts: &mut [Vec<u8>]) {
     texts.iter_mut().for_each(Vec::clear);
     let mut labels = Vec::new();
-    for (key, subject) in subjects {
+    for (key, record) in entries {
         labels.clear();
-        key.write_labels(&mut labels);
+        text::write_labels(&mut labels, key);
         for (family, text) in K::FAMILIES.iter().zip(texts.iter_mut()) {
-            text::write_samples(text, family, &labels, subject.as_ref());
+            text::write_samples(text, family, &labels, record.as_ref());
         }
     }
 }
@@ -225,97 +225,100 @@ impl Encoded {
     }
 }
 
-impl Block {
-    /// The block with some of its members in a new form.
+impl ShardGroup {
+    /// The group with some of its shards in a new form.
     fn with(&self, fresh: &[Option<Encoded>]) -> Self {
-        let members = || {
-            fresh.iter().enumerate().map(|(member, fresh)| match fresh {
+        let shards = || {
+            fresh.iter().enumerate().map(|(index, fresh)| match fresh {
                 Some(encoded) => (encoded.bytes.as_slice(), encoded.check, encoded.hash),
                 None => {
-                    let known = self.members.get(member).copied().unwrap_or_default();
-                    (self.slice(member), known.check, known.hash)
+                    let known = self.shards.get(index).copied().unwrap_or_default();
+                    (self.slice(index), known.check, known.hash)
                 }
             })
         };
         // To the byte, so that nothing is copied when it becomes immutable.
-        let mut bytes = Vec::with_capacity(members().map(|(bytes, ..)| bytes.len()).sum());
+        let mut bytes = Vec::with_capacity(shards().map(|(bytes, ..)| bytes.len()).sum());
         let mut check = Check::default();
-        let members = members().map(|(of_member, of_text, hash)| {
-            bytes.extend_from_slice(of_member);
-            check = check.and(of_text);
-            Member {
-                end: u32::try_from(bytes.len()).unwrap_or(u32::MAX),
-                check: of_text,
+        let mut encoded = Vec::with_capacity(SHARDS_IN_GROUP);
+        for (of_shard, check_of_shard, hash) in shards() {
+            bytes.extend_from_slice(of_shard);
+            check = check.and(check_of_shard);
+            let end = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+            encoded.push(EncodedShard {
+                end,
+                check: check_of_shard,
                 hash,
-            }
-        });
-        let members = members.collect();
+            });
+        }
         Self {
             bytes: bytes.into(),
-            members,
+            shards: encoded.into(),
             check,
         }
     }
 
-    fn range(&self, member: usize) -> std::ops::Range<usize> {
-        let end = |member: usize| {
-            self.members
-                .get(member)
-                .map_or(0, |member| member.end as usize)
-        };
-        member.checked_sub(1).map_or(0, end)..end(member)
+    fn range(&self, index: usize) -> Range<usize> {
+        let end = |index: usize| self.shards.get(index).map_or(0, |shard| shard.end as usize);
+        index.checked_sub(1).map_or(0, end)..end(index)
     }
 
-    fn slice(&self, member: usize) -> &[u8] {
-        self.bytes.get(self.range(member)).unwrap_or_default()
+    fn slice(&self, index: usize) -> &[u8] {
+        self.bytes.get(self.range(index)).unwrap_or_default()
     }
 }
 
-impl KeptFamily {
-    fn write<T>(&self, family: &Family<T>, ask: Ask, pieces: &mut Pieces, deflater: &mut Deflater) {
-        let (bytes, check): (Vec<Bytes>, Check) = if ask.part == Part::WHOLE {
-            (
-                self.groups
-                    .iter()
-                    .map(|block| block.bytes.clone())
-                    .collect(),
-                self.check,
-            )
-        } else {
-            self.of_part(ask.part)
+impl Default for FamilySamples {
+    fn default() -> Self {
+        Self {
+            groups: vec![ShardGroup::default(); GROUPS],
+            check: Check::default(),
+        }
+    }
+}
+
+impl FamilySamples {
+    fn write<T>(
+        &self,
+        family: &Family<T>,
+        options: ScrapeOptions,
+        page: &mut PageBuilder,
+        deflater: &mut Deflater,
+    ) {
+        let (bytes, check) = match options.part {
+            Part::WHOLE => {
+                let groups = self.groups.iter();
+                (
+                    groups.map(|group| group.bytes.clone()).collect(),
+                    self.check,
+                )
+            }
+            part => self.of_part(part),
         };
         if check.length == 0 {
             return;
         }
         let mut header = Vec::new();
-        text::write_header(&mut header, ask.format, family);
-        pieces.push_text(header, deflater);
-        let bytes = bytes.into_iter().filter(|bytes| !bytes.is_empty());
-        match pieces {
-            Pieces::Plain(pieces) => pieces.extend(bytes),
-            Pieces::Gzip(member) => member.push_all(bytes, check),
-        }
+        text::write_header(&mut header, options.format, family);
+        page.push_text(header, deflater);
+        page.push_encoded(bytes.into_iter().filter(|bytes| !bytes.is_empty()), check);
     }
 
-    /// The pieces of a part: whole groups where it has all of one.
+    /// The bytes of a part: those of whole groups where it has all of a group.
     fn of_part(&self, part: Part) -> (Vec<Bytes>, Check) {
         let mut bytes = Vec::new();
         let mut check = Check::default();
-        for (group, block) in self.groups.iter().enumerate() {
-            let has = |member: usize| part.has(member * GROUPS + group);
-            if (0..MEMBERS).all(has) {
-                bytes.push(block.bytes.clone());
-                check = check.and(block.check);
+        for (number, group) in self.groups.iter().enumerate() {
+            let has = |index: usize| part.has(index * GROUPS + number);
+            if (0..SHARDS_IN_GROUP).all(has) {
+                bytes.push(group.bytes.clone());
+                check = check.and(group.check);
                 continue;
             }
-            for (member, known) in block
-                .members
-                .iter()
-                .enumerate()
-                .filter(|(member, _)| has(*member))
-            {
-                bytes.push(block.bytes.slice(block.range(member)));
-                check = check.and(known.check);
+            let shards = group.shards.iter().enumerate();
+            for (index, shard) in shards.filter(|(index, _)| has(*index)) {
+                bytes.push(group.bytes.slice(group.range(index)));
+                check = check.and(shard.check);
             }
         }
         (bytes, check)

@@ -8,12 +8,12 @@ use bytes::Bytes;
 use crc32fast::Hasher;
 use flate2::{Compress, Compression, FlushCompress, Status};
 
-/// Deflate, maximum speed for whoever reads, no name, no time, unknown system.
+/// Method 8 (deflate), no flags, no MTIME, XFL 0, OS 255 (unknown).
 const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
 /// A last block with fixed codes and nothing in it.
 const LAST_BLOCK: [u8; 2] = [3, 0];
 
-/// CRC-32 and length of a text: what of it a member's end depends on.
+/// CRC-32 and length of a text, which the end of a gzip member holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Check {
     pub(super) crc: u32,
@@ -64,7 +64,7 @@ impl Deflater {
             let status = self.0.compress_vec(rest, to, FlushCompress::Sync);
             let read = usize::try_from(self.0.total_in() - before).unwrap_or_default();
             rest = rest.get(read..).unwrap_or_default();
-            // It is done when all is read and room was left: then the flush, too, found its place.
+            // When all is read and room was left, the flush has been written, too.
             let done = rest.is_empty() && to.len() < to.capacity();
             if done || !matches!(status, Ok(Status::Ok | Status::BufError)) {
                 return;
@@ -90,14 +90,8 @@ impl Default for Member {
 }
 
 impl Member {
-    /// Adds a piece and the check of its text.
-    pub fn push(&mut self, piece: Bytes, check: Check) {
-        self.pieces.push(piece);
-        self.check = self.check.and(check);
-    }
-
-    /// Adds pieces that have one check.
-    pub fn push_all(&mut self, pieces: impl IntoIterator<Item = Bytes>, check: Check) {
+    /// Adds pieces and the check of their text.
+    pub fn push(&mut self, pieces: impl IntoIterator<Item = Bytes>, check: Check) {
         self.pieces.extend(pieces);
         self.check = self.check.and(check);
     }

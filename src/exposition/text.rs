@@ -9,7 +9,8 @@ use prometheus::{
     proto::{LabelPair, Metric, MetricFamily, MetricType},
 };
 
-use super::{Family, Format, Kind, Value};
+use super::Format;
+use crate::state::{Entity, Family, MetricKind, Value};
 
 pub(super) fn write_header<T>(page: &mut Vec<u8>, format: Format, family: &Family<T>) {
     write_metadata(page, format, family.name, family.help, family.kind.as_str());
@@ -18,7 +19,7 @@ pub(super) fn write_header<T>(page: &mut Vec<u8>, format: Format, family: &Famil
 fn write_metadata(page: &mut Vec<u8>, format: Format, name: &str, help: &str, kind: &str) {
     // In OpenMetrics the family of a counter has no suffix, only its samples do.
     let name = match format {
-        Format::OpenMetrics if kind == Kind::Counter.as_str() => {
+        Format::OpenMetrics if kind == MetricKind::Counter.as_str() => {
             name.strip_suffix("_total").unwrap_or(name)
         }
         _ => name,
@@ -28,8 +29,8 @@ fn write_metadata(page: &mut Vec<u8>, format: Format, name: &str, help: &str, ki
     push(page, &["\n# TYPE ", name, " ", kind, "\n"]);
 }
 
-pub(super) fn write_samples<T>(text: &mut Vec<u8>, family: &Family<T>, labels: &[u8], subject: &T) {
-    (family.samples)(subject, &mut |label_value, value| {
+pub(super) fn write_samples<T>(text: &mut Vec<u8>, family: &Family<T>, labels: &[u8], record: &T) {
+    (family.samples)(record, &mut |label_value, value| {
         push(text, &[family.name, "{"]);
         text.extend_from_slice(labels);
         if let Some(label) = family.label {
@@ -50,7 +51,17 @@ fn write_value(text: &mut Vec<u8>, value: Value) {
     }
 }
 
-pub(super) fn write_label(labels: &mut Vec<u8>, name: &str, value: &str) {
+/// Writes the labels of a key, without braces.
+pub(super) fn write_labels<K: Entity>(labels: &mut Vec<u8>, key: &K) {
+    for (index, (name, value)) in K::LABELS.iter().zip(key.parts()).enumerate() {
+        if index > 0 {
+            labels.push(b',');
+        }
+        write_label(labels, name, value);
+    }
+}
+
+fn write_label(labels: &mut Vec<u8>, name: &str, value: &str) {
     push(labels, &[name, "=\""]);
     write_escaped(labels, value, true);
     labels.push(b'"');
@@ -69,7 +80,11 @@ fn write_escaped(to: &mut Vec<u8>, text: &str, quotes: bool) {
 }
 
 /// The families of the `prometheus` crate: with its own encoder, or in OpenMetrics, which it does not write.
-pub(super) fn write_own(page: &mut Vec<u8>, format: Format, families: &[MetricFamily]) {
+pub(super) fn write_exporter_families(
+    page: &mut Vec<u8>,
+    format: Format,
+    families: &[MetricFamily],
+) {
     if format == Format::Text {
         // It fails on a family without samples, which a registry does not gather.
         let _ = TextEncoder::new().encode(families, page);
@@ -85,15 +100,15 @@ pub(super) fn write_own(page: &mut Vec<u8>, format: Format, families: &[MetricFa
         };
         write_metadata(page, format, family.name(), family.help(), kind);
         for metric in family.get_metric() {
-            write_own_samples(page, family, metric);
+            write_exporter_samples(page, family, metric);
         }
     }
 }
 
-fn write_own_samples(page: &mut Vec<u8>, family: &MetricFamily, metric: &Metric) {
+fn write_exporter_samples(page: &mut Vec<u8>, family: &MetricFamily, metric: &Metric) {
     let name = family.name();
     match family.get_field_type() {
-        MetricType::COUNTER => write_own_sample(
+        MetricType::COUNTER => write_exporter_sample(
             page,
             name,
             "",
@@ -102,7 +117,7 @@ fn write_own_samples(page: &mut Vec<u8>, family: &MetricFamily, metric: &Metric)
             metric.get_counter().get_value(),
         ),
         MetricType::GAUGE => {
-            write_own_sample(page, name, "", metric, None, metric.get_gauge().get_value())
+            write_exporter_sample(page, name, "", metric, None, metric.get_gauge().get_value())
         }
         MetricType::HISTOGRAM => {
             let histogram = metric.get_histogram();
@@ -113,7 +128,7 @@ fn write_own_samples(page: &mut Vec<u8>, family: &MetricFamily, metric: &Metric)
                 .filter(|bucket| bucket.upper_bound().is_finite())
             {
                 let bound = Some(bucket.upper_bound());
-                write_own_sample(
+                write_exporter_sample(
                     page,
                     name,
                     "_bucket",
@@ -122,16 +137,16 @@ fn write_own_samples(page: &mut Vec<u8>, family: &MetricFamily, metric: &Metric)
                     bucket.cumulative_count() as f64,
                 );
             }
-            write_own_sample(page, name, "_bucket", metric, Some(f64::INFINITY), count);
-            write_own_sample(page, name, "_count", metric, None, count);
-            write_own_sample(page, name, "_sum", metric, None, histogram.get_sample_sum());
+            write_exporter_sample(page, name, "_bucket", metric, Some(f64::INFINITY), count);
+            write_exporter_sample(page, name, "_count", metric, None, count);
+            write_exporter_sample(page, name, "_sum", metric, None, histogram.get_sample_sum());
         }
         // This program has none.
         MetricType::SUMMARY | MetricType::UNTYPED => {}
     }
 }
 
-fn write_own_sample(
+fn write_exporter_sample(
     page: &mut Vec<u8>,
     name: &str,
     suffix: &str,

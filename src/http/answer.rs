@@ -1,3 +1,5 @@
+//! The bodies of answers.
+
 use std::{
     convert::Infallible,
     pin::Pin,
@@ -9,44 +11,45 @@ use hyper::body::{Body, Frame, SizeHint};
 use smallvec::{SmallVec, smallvec};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::server::Busy;
+use super::connection::Busy;
 
-/// What hyper is given at a time: what it has taken counts as sent, and a slow peer needs time for it.
-const PIECE: usize = 256 << 10;
+/// Upper bound of one frame. A frame counts as sent when hyper takes it, so a large one would let the
+/// idle clock run while a slow client still reads.
+const MAX_FRAME: usize = 256 << 10;
 
 /// A body in pieces, sent as they are; its length is known.
 #[derive(Debug)]
-pub struct Pieces {
+pub struct PageBody {
     piece: Bytes,
     pieces: smallvec::IntoIter<[Bytes; 1]>,
     left: u64,
-    /// Held until the peer has it all, or is gone.
-    _place: Option<OwnedSemaphorePermit>,
+    /// Held until the peer has all of it, or is gone.
+    _permit: Option<OwnedSemaphorePermit>,
     _busy: Option<Busy>,
 }
 
-impl Pieces {
+impl PageBody {
     fn new(pieces: SmallVec<[Bytes; 1]>) -> Self {
         let left = pieces.iter().map(|piece| piece.len() as u64).sum();
         Self {
             piece: Bytes::new(),
             pieces: pieces.into_iter(),
             left,
-            _place: None,
+            _permit: None,
             _busy: None,
         }
     }
 
-    /// A body that keeps a place until it is sent.
-    pub(super) fn with_place(pieces: Vec<Bytes>, place: OwnedSemaphorePermit) -> Self {
+    /// A body that holds a permit until it is sent.
+    pub(super) fn with_permit(pieces: Vec<Bytes>, permit: OwnedSemaphorePermit) -> Self {
         Self {
-            _place: Some(place),
+            _permit: Some(permit),
             ..Self::from(pieces)
         }
     }
 
-    /// This body, while which is sent its connection is busy.
-    pub(super) fn keeps_busy(self, busy: Busy) -> Self {
+    /// Marks the connection busy until this body has been handed to hyper.
+    pub(super) fn holding(self, busy: Busy) -> Self {
         Self {
             _busy: Some(busy),
             ..self
@@ -54,19 +57,19 @@ impl Pieces {
     }
 }
 
-impl From<Vec<Bytes>> for Pieces {
+impl From<Vec<Bytes>> for PageBody {
     fn from(pieces: Vec<Bytes>) -> Self {
         Self::new(pieces.into())
     }
 }
 
-impl From<Bytes> for Pieces {
+impl From<Bytes> for PageBody {
     fn from(body: Bytes) -> Self {
         Self::new(smallvec![body])
     }
 }
 
-impl Body for Pieces {
+impl Body for PageBody {
     type Data = Bytes;
     type Error = Infallible;
 
@@ -80,7 +83,7 @@ impl Body for Pieces {
             };
             self.piece = piece;
         }
-        let length = self.piece.len().min(PIECE);
+        let length = self.piece.len().min(MAX_FRAME);
         self.left -= length as u64;
         Poll::Ready(Some(Ok(Frame::data(self.piece.split_to(length)))))
     }

@@ -1,4 +1,4 @@
-//! Bodies of unknown senders: bounded in size, in time and in what all of them hold together.
+//! BodyReader of unknown senders: bounded in size, in time and in what all of them hold together.
 
 use std::{
     future::{Future, poll_fn},
@@ -14,18 +14,18 @@ use tokio::{sync::Semaphore, time::timeout};
 
 /// Meta sends up to 3 MiB, 1000 changes.
 const MAX_BODY: usize = 4 << 20;
-/// What is read and thrown away so that a sender gets to see the answer.
-const MAX_DISCARDED: usize = 16 << 20;
+/// How much is read and dropped, so that a sender gets to see the answer.
+const MAX_DRAINED: usize = 16 << 20;
 /// For the whole body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-/// Bodies larger than this share a budget.
+/// BodyReader larger than this share a budget.
 const SMALL: usize = 64 << 10;
 /// How many large bodies are read at a time.
 const LARGE_AT_A_TIME: usize = 16;
 
 /// Reads bodies.
 #[derive(Clone, Debug)]
-pub(super) struct Bodies {
+pub(super) struct BodyReader {
     large: Arc<Semaphore>,
 }
 
@@ -42,7 +42,7 @@ pub(super) enum BodyError {
     Busy,
 }
 
-impl Default for Bodies {
+impl Default for BodyReader {
     fn default() -> Self {
         Self {
             large: Arc::new(Semaphore::new(LARGE_AT_A_TIME)),
@@ -50,7 +50,7 @@ impl Default for Bodies {
     }
 }
 
-impl Bodies {
+impl BodyReader {
     /// Reads a body to its end.
     pub(super) async fn read(
         &self,
@@ -88,7 +88,7 @@ impl Bodies {
         };
         let result = {
             let mut whole = std::pin::pin!(whole);
-            // Nearly always it is there with the head, and needs no timer.
+            // Nearly always the body is there with the head, and needs no timer.
             match poll_fn(|context| Poll::Ready(whole.as_mut().poll(context))).await {
                 Poll::Ready(result) => result,
                 Poll::Pending => Box::pin(timeout(BODY_TIMEOUT, whole))
@@ -97,20 +97,21 @@ impl Bodies {
             }
         };
         if matches!(result, Err(BodyError::TooLarge | BodyError::Busy)) {
-            discard(body).await;
+            drain_body(body).await;
         }
         result
     }
 }
 
-/// Reads what is left, within bounds: closing on a sender that still writes would hide the answer.
-pub(super) async fn discard(body: impl Body<Data = Bytes> + Send) {
+/// Reads and drops what is left, within bounds, because closing the connection while a sender still
+/// writes would hide the answer.
+pub(super) async fn drain_body(body: impl Body<Data = Bytes> + Send) {
     let mut body = std::pin::pin!(body);
     let rest = async {
         let mut read = 0;
         while let Some(Ok(frame)) = body.frame().await {
             read += frame.data_ref().map_or(0, Bytes::len);
-            if read > MAX_DISCARDED {
+            if read > MAX_DRAINED {
                 break;
             }
         }

@@ -1,11 +1,6 @@
 //! The public listener: the providers' webhooks and nothing else.
 
-use std::{
-    borrow::Cow,
-    fmt,
-    sync::{Arc, OnceLock},
-    time::Instant,
-};
+use std::{borrow::Cow, fmt, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use hyper::{
@@ -19,15 +14,15 @@ use hyper::{
 use tracing::{info, warn};
 
 use super::{
-    Answer, Gate, Handler, PLAIN, answer,
-    auth::{Denied, Proof},
-    body::{Bodies, BodyError, discard},
+    Answer, Authenticator, Handler, PLAIN, answer,
+    authenticate::{AuthError, PendingSignature},
+    body::{BodyError, BodyReader, drain_body},
     error, header, json, lacks_host, method_not_allowed, not_found,
 };
 use crate::{
-    ingest::{Ingest, IngestError, Request, Tally},
-    providers::{Auth, Delivery},
-    telemetry::{LogLine, LogLines, ProviderMetrics, Telemetry},
+    ingest::{IngestError, OutcomeCounts, Readiness, Request},
+    providers::{Delivery, Provider},
+    telemetry::{LogLimiter, LogPermit, ProviderMetrics, Telemetry},
 };
 
 /// Seconds after which a sender may try again.
@@ -35,220 +30,234 @@ const RETRY_SECONDS: HeaderValue = HeaderValue::from_static("5");
 
 /// Answers webhooks.
 pub struct Webhooks {
-    gates: Vec<Gate>,
-    ingest: Arc<OnceLock<Ingest>>,
+    endpoints: Vec<Endpoint>,
+    readiness: Arc<Readiness>,
     telemetry: Arc<Telemetry>,
-    bodies: Bodies,
-    log_lines: LogLines,
-    /// Lines about requests that are not authentic.
-    stranger_lines: LogLines,
+    body_reader: BodyReader,
+    /// Lines of the log about requests that are authentic.
+    lines: LogLimiter,
+    /// Lines about requests that are not, or of which that is not known yet.
+    stranger_lines: LogLimiter,
+}
+
+/// A provider, and how its requests prove that they are its own.
+pub struct Endpoint {
+    /// The provider.
+    pub provider: &'static Provider,
+    /// Checks its requests.
+    pub authenticator: Authenticator,
+}
+
+/// A request that may go on.
+enum Admitted {
+    /// A delivery, with what its body has still to prove.
+    Delivery(PendingSignature),
+    /// A handshake, with the answer that is its challenge.
+    Handshake(Box<Answer>),
+}
+
+/// A request on its way through this listener.
+struct Exchange<'a> {
+    endpoint: &'a Endpoint,
+    metrics: &'a ProviderMetrics,
+    head: &'a Parts,
 }
 
 impl Webhooks {
-    /// Webhooks go through `gates` to `ingest`, once the state is loaded and that is set.
-    pub fn new(gates: Vec<Gate>, ingest: Arc<OnceLock<Ingest>>, telemetry: Arc<Telemetry>) -> Self {
-        let bodies = Bodies::default();
-        let (log_lines, stranger_lines) = (LogLines::of_the_known(), LogLines::of_strangers());
+    /// Hands the webhooks of these endpoints on, once the stored state is loaded.
+    pub fn new(
+        endpoints: Vec<Endpoint>,
+        readiness: Arc<Readiness>,
+        telemetry: Arc<Telemetry>,
+    ) -> Self {
         Self {
-            gates,
-            ingest,
+            endpoints,
+            readiness,
             telemetry,
-            bodies,
-            log_lines,
-            stranger_lines,
+            body_reader: BodyReader::default(),
+            lines: LogLimiter::for_authentic_senders(),
+            stranger_lines: LogLimiter::for_strangers(),
         }
     }
 
-    /// Reads a request that is authentic, and says what to answer in the end where that is not the counts; or else says
+    /// Reads a request that is authentic, with the answer where that is not the counts; or else says
     /// what to answer now.
     async fn receive<B: Body<Data = Bytes> + Send>(
         &self,
-        gate: &Gate,
-        metrics: &ProviderMetrics,
-        head: &Parts,
+        exchange: &Exchange<'_>,
         body: B,
     ) -> Result<(Request, Option<Answer>), Box<Answer>> {
-        let admitted = match self.admit(gate, metrics, head) {
-            Ok(admitted) => admitted,
+        let Exchange { endpoint, head, .. } = exchange;
+        let pending = match self.admit(exchange) {
+            Ok(Admitted::Delivery(pending)) => pending,
+            Ok(Admitted::Handshake(challenge)) => {
+                return Ok((Request::Handshake, Some(*challenge)));
+            }
             Err(answer) => {
-                discard(body).await;
+                drain_body(body).await;
                 return Err(answer);
             }
         };
-        let proof = match admitted {
-            Admitted::Handshake(challenge) => return Ok((Request::Handshake, Some(*challenge))),
-            Admitted::Delivery(proof) => proof,
-        };
-        let body = match self.bodies.read(body).await {
-            Ok(body) => body,
-            Err(reason) => {
-                return Err(self.rejected(gate, self.lines(&proof), status_of(reason), &reason));
-            }
-        };
-        gate.verify(&proof, &body)
-            .map_err(|denied| self.unauthorized(gate, metrics, denied))?;
-        let query = head.uri.query().unwrap_or_default();
-        let content_type = header(&head.headers, CONTENT_TYPE).unwrap_or_default();
+        let body = self.body_reader.read(body).await.map_err(|reason| {
+            self.rejected(
+                endpoint,
+                self.lines_for(&pending),
+                status_of(reason),
+                &reason,
+            )
+        })?;
+        let verified = endpoint.authenticator.verify(&pending, &body);
+        verified.map_err(|error| self.unauthorized(exchange, error))?;
         let delivery = Delivery {
             method: &head.method,
-            query,
-            content_type,
+            query: head.uri.query().unwrap_or_default(),
+            content_type: header(&head.headers, CONTENT_TYPE).unwrap_or_default(),
             body: &body,
         };
-        match gate.provider.parse(&delivery) {
+        match endpoint.provider.parse(&delivery) {
             Ok(parsed) => Ok((Request::Delivery(parsed), None)),
             Err(reason) => {
-                Err(self.rejected(gate, &self.log_lines, StatusCode::BAD_REQUEST, &reason))
+                Err(self.rejected(endpoint, &self.lines, StatusCode::BAD_REQUEST, &reason))
             }
         }
     }
 
     /// Says what the body has still to prove, or what to answer without reading it.
-    fn admit(
-        &self,
-        gate: &Gate,
-        metrics: &ProviderMetrics,
-        head: &Parts,
-    ) -> Result<Admitted, Box<Answer>> {
-        let provider = gate.provider;
+    fn admit(&self, exchange: &Exchange<'_>) -> Result<Admitted, Box<Answer>> {
+        let Exchange { endpoint, head, .. } = exchange;
+        let Endpoint {
+            provider,
+            authenticator,
+        } = endpoint;
         let (_, path_token) = target(head.uri.path());
+        let lines = &self.stranger_lines;
         if let Some(answer) = lacks_host(head) {
             self.log_rejected(
-                gate,
-                &self.stranger_lines,
+                endpoint,
+                lines,
                 StatusCode::BAD_REQUEST,
                 &"not one Host header",
             );
             return Err(Box::new(answer));
         }
-        if !gate.is_on() || path_token.is_some() && !gate.takes_token() {
+        if !authenticator.is_on() || path_token.is_some() && !authenticator.takes_token() {
             let reason = "nothing is served at this path";
-            return Err(self.rejected(gate, &self.stranger_lines, StatusCode::NOT_FOUND, &reason));
+            return Err(self.rejected(endpoint, lines, StatusCode::NOT_FOUND, &reason));
         }
-        if provider.auth() == Auth::Signature && head.method == Method::GET {
-            let challenge = self.handshake(gate, metrics, head.uri.query().unwrap_or_default())?;
-            return Ok(Admitted::Handshake(Box::new(challenge)));
+        if provider.handshake && head.method == Method::GET {
+            return Ok(Admitted::Handshake(Box::new(self.handshake(exchange)?)));
         }
-        if !provider.methods().contains(&head.method) {
-            let handshake = (provider.auth() == Auth::Signature).then_some("GET");
-            let methods = provider.methods().iter().map(Method::as_str);
-            self.log_rejected(
-                gate,
-                &self.stranger_lines,
-                StatusCode::METHOD_NOT_ALLOWED,
-                &"wrong method",
-            );
-            return Err(Box::new(method_not_allowed(
-                &handshake.into_iter().chain(methods).collect::<Vec<_>>(),
-            )));
+        if !provider.methods.contains(&head.method) {
+            let handshake = provider.handshake.then_some("GET");
+            let methods = provider.methods.iter().map(Method::as_str);
+            let methods: Vec<_> = handshake.into_iter().chain(methods).collect();
+            let status = StatusCode::METHOD_NOT_ALLOWED;
+            self.log_rejected(endpoint, lines, status, &"wrong method");
+            return Err(Box::new(method_not_allowed(&methods)));
         }
-        let proof = gate
-            .check(&head.headers, path_token)
-            .map_err(|denied| self.unauthorized(gate, metrics, denied))?;
+        let checked = authenticator.check(&head.headers, path_token);
+        let pending = checked.map_err(|error| self.unauthorized(exchange, error))?;
         if is_encoded(&head.headers) {
+            let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
             let reason = "the body has a Content-Encoding; send it as it is";
-            let mut answer = self.rejected(
-                gate,
-                self.lines(&proof),
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                &reason,
-            );
+            let mut answer = self.rejected(endpoint, self.lines_for(&pending), status, &reason);
             answer
                 .headers_mut()
                 .insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
             return Err(answer);
         }
-        Ok(Admitted::Delivery(proof))
-    }
-
-    /// The lines of the log for a request of which this is still to be proven.
-    fn lines(&self, proof: &Proof) -> &LogLines {
-        match proof {
-            Proof::Done => &self.log_lines,
-            Proof::Signature(_) => &self.stranger_lines,
-        }
-    }
-
-    /// Hands what was read to the writer; or else says what to answer.
-    fn submit(
-        &self,
-        gate: &Gate,
-        request: Request,
-    ) -> Result<impl Future<Output = Result<Tally, IngestError>> + use<>, Box<Answer>> {
-        match self.ingest.get() {
-            Some(ingest) => Ok(ingest.submit(gate.provider.name(), request)),
-            None => {
-                let reason = "the stored state is still being loaded";
-                Err(self.rejected(
-                    gate,
-                    &self.log_lines,
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    &reason,
-                ))
-            }
-        }
+        Ok(Admitted::Delivery(pending))
     }
 
     /// Meta's "Verification Requests": the challenge proves to Meta that this endpoint is the app's.
-    fn handshake(
-        &self,
-        gate: &Gate,
-        metrics: &ProviderMetrics,
-        query: &str,
-    ) -> Result<Answer, Box<Answer>> {
+    fn handshake(&self, exchange: &Exchange<'_>) -> Result<Answer, Box<Answer>> {
+        let Exchange {
+            endpoint,
+            metrics,
+            head,
+        } = exchange;
+        let query = head.uri.query().unwrap_or_default();
         let pairs: Vec<(Cow<'_, str>, Cow<'_, str>)> =
             serde_urlencoded::from_str(query).unwrap_or_default();
         let value = |name| {
-            pairs
-                .iter()
-                .find(|(key, _)| key == name)
-                .map(|(_, value)| value.as_ref())
+            let found = pairs.iter().find(|(key, _)| key == name);
+            found.map(|(_, value)| value.as_ref())
         };
-        let is_known = gate.knows_verify_token(value("hub.verify_token").unwrap_or_default());
+        let token = value("hub.verify_token").unwrap_or_default();
+        let is_known = endpoint.authenticator.knows_verify_token(token);
         if !is_known {
             metrics.auth_handshake.inc();
         }
         if !is_known || value("hub.mode") != Some("subscribe") {
             let reason = "the handshake's mode or verify token is not the configured one";
-            return Err(self.rejected(gate, &self.stranger_lines, StatusCode::FORBIDDEN, &reason));
+            let lines = &self.stranger_lines;
+            return Err(self.rejected(endpoint, lines, StatusCode::FORBIDDEN, &reason));
         }
         let Some(challenge) = value("hub.challenge") else {
             let reason = "the handshake has no challenge";
-            return Err(self.rejected(gate, &self.log_lines, StatusCode::BAD_REQUEST, &reason));
+            return Err(self.rejected(endpoint, &self.lines, StatusCode::BAD_REQUEST, &reason));
         };
         Ok(answer(StatusCode::OK, PLAIN, challenge.to_owned()))
     }
 
-    /// The same bytes for every reason; the log has the reason.
-    fn unauthorized(&self, gate: &Gate, metrics: &ProviderMetrics, denied: Denied) -> Box<Answer> {
-        match denied {
-            Denied::Missing => metrics.auth_missing.inc(),
-            Denied::Wrong => metrics.auth_wrong.inc(),
+    /// Hands what was read to the writer; or else says what to answer.
+    fn submit(
+        &self,
+        endpoint: &Endpoint,
+        request: Request,
+    ) -> Result<impl Future<Output = Result<OutcomeCounts, IngestError>> + use<>, Box<Answer>> {
+        match self.readiness.ingest() {
+            Some(ingest) => Ok(ingest.submit(endpoint.provider.name, request)),
+            None => Err(self.put_off(endpoint, &"the stored state is still being loaded")),
         }
+    }
+
+    /// The lines of the log for a request of which this is still to be proven.
+    fn lines_for(&self, pending: &PendingSignature) -> &LogLimiter {
+        match pending {
+            PendingSignature::None => &self.lines,
+            PendingSignature::Of(_) => &self.stranger_lines,
+        }
+    }
+
+    /// The same bytes for every reason; the log has the reason.
+    fn unauthorized(&self, exchange: &Exchange<'_>, reason: AuthError) -> Box<Answer> {
+        match reason {
+            AuthError::Missing => exchange.metrics.auth_missing.inc(),
+            AuthError::Wrong => exchange.metrics.auth_wrong.inc(),
+        }
+        let status = StatusCode::UNAUTHORIZED;
         self.log_rejected(
-            gate,
+            exchange.endpoint,
             &self.stranger_lines,
-            StatusCode::UNAUTHORIZED,
-            &denied.as_str(),
+            status,
+            &reason.as_str(),
         );
-        let mut answer = error(
-            StatusCode::UNAUTHORIZED,
-            "the signature or token is missing or wrong",
-        );
+        let mut answer = error(status, "the signature or token is missing or wrong");
         answer
             .headers_mut()
             .insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         Box::new(answer)
     }
 
+    /// Asks the sender to try again later.
+    fn put_off(&self, endpoint: &Endpoint, reason: &dyn fmt::Display) -> Box<Answer> {
+        self.rejected(
+            endpoint,
+            &self.lines,
+            StatusCode::SERVICE_UNAVAILABLE,
+            reason,
+        )
+    }
+
     fn rejected(
         &self,
-        gate: &Gate,
-        lines: &LogLines,
+        endpoint: &Endpoint,
+        lines: &LogLimiter,
         status: StatusCode,
         reason: &dyn fmt::Display,
     ) -> Box<Answer> {
-        self.log_rejected(gate, lines, status, reason);
+        self.log_rejected(endpoint, lines, status, reason);
         let mut answer = error(status, &reason.to_string());
         if status == StatusCode::SERVICE_UNAVAILABLE {
             answer.headers_mut().insert(RETRY_AFTER, RETRY_SECONDS);
@@ -258,19 +267,20 @@ impl Webhooks {
 
     fn log_rejected(
         &self,
-        gate: &Gate,
-        lines: &LogLines,
+        endpoint: &Endpoint,
+        lines: &LogLimiter,
         status: StatusCode,
         reason: &dyn fmt::Display,
     ) {
-        if let Some(LogLine { left_out }) = lines.admit(Instant::now()) {
-            warn!(provider = gate.provider.name(), code = status.as_u16(), %reason, left_out, "webhook rejected");
+        if let Some(LogPermit { suppressed }) = lines.admit(Instant::now()) {
+            let (provider, code) = (endpoint.provider.name.as_str(), status.as_u16());
+            warn!(provider, code, %reason, suppressed, "webhook rejected");
         }
     }
 }
 
 impl Handler for Webhooks {
-    const SMALL_ANSWERS: bool = true;
+    const VECTORED_WRITES: bool = false;
 
     fn handle<B>(self: Arc<Self>, request: hyper::Request<B>) -> impl Future<Output = Answer> + Send
     where
@@ -280,37 +290,38 @@ impl Handler for Webhooks {
         let (head, body) = request.into_parts();
         async move {
             let (name, _) = target(head.uri.path());
-            let gate = self.gates.iter().find(|gate| gate.provider.name() == name);
-            let Some((gate, metrics)) =
-                gate.and_then(|gate| Some((gate, self.telemetry.provider(name)?)))
-            else {
-                discard(body).await;
+            let find = |endpoint: &&Endpoint| endpoint.provider.name.as_str() == name;
+            let endpoint = self.endpoints.iter().find(find);
+            let known = endpoint.and_then(|endpoint| {
+                Some((endpoint, self.telemetry.provider(endpoint.provider.name)?))
+            });
+            let Some((endpoint, metrics)) = known else {
+                drain_body(body).await;
                 let answer = not_found();
                 self.telemetry.answered(None, answer.status().as_u16());
                 return answer;
             };
-            let received = self.receive(gate, metrics, &head, body).await;
-            // The buffer that holds it is not needed while the answer is waited for.
+            let received = {
+                let exchange = Exchange {
+                    endpoint,
+                    metrics,
+                    head: &head,
+                };
+                self.receive(&exchange, body).await
+            };
+            // The buffer that holds the head is not needed while the storage is waited for.
             drop(head);
             let submitted = received
-                .and_then(|(request, challenge)| Ok((self.submit(gate, request)?, challenge)));
+                .and_then(|(request, challenge)| Ok((self.submit(endpoint, request)?, challenge)));
             let answer = match submitted {
                 Ok((stored, challenge)) => match (stored.await, challenge) {
-                    (Ok(tally), None) => json(StatusCode::OK, &tally),
+                    (Ok(counts), None) => json(StatusCode::OK, &counts),
                     (Ok(_), Some(challenge)) => {
-                        info!(
-                            provider = gate.provider.name(),
-                            "webhook handshake answered"
-                        );
+                        let provider = endpoint.provider.name.as_str();
+                        info!(provider, "webhook handshake answered");
                         challenge
                     }
-                    (Err(reason @ (IngestError::Busy | IngestError::Storage)), _) => *self
-                        .rejected(
-                            gate,
-                            &self.log_lines,
-                            StatusCode::SERVICE_UNAVAILABLE,
-                            &reason,
-                        ),
+                    (Err(reason), _) => *self.put_off(endpoint, &reason),
                 },
                 Err(answer) => *answer,
             };
@@ -322,27 +333,17 @@ impl Handler for Webhooks {
     }
 }
 
-/// A request that may go on.
-enum Admitted {
-    /// A delivery, with what its body has still to prove.
-    Delivery(Proof),
-    /// A handshake, with the answer that is its challenge.
-    Handshake(Box<Answer>),
-}
-
-/// Whether a body is compressed, or else not what its sender wrote.
+/// Whether a body is compressed, or encoded otherwise.
 fn is_encoded(headers: &HeaderMap) -> bool {
-    let values = headers
-        .get_all(CONTENT_ENCODING)
-        .into_iter()
-        .flat_map(|value| value.as_bytes().split(|b| *b == b','));
-    values
+    let values = headers.get_all(CONTENT_ENCODING).into_iter();
+    let codings = values.flat_map(|value| value.as_bytes().split(|b| *b == b','));
+    codings
         .map(<[u8]>::trim_ascii)
         .any(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity"))
 }
 
-/// The provider's name and the token in a path; no name where it is not of a webhook. One slash at the end is not part
-/// of either, because many consoles store a URL with one.
+/// The provider's name and the token in a path; no name where it is not the path of a webhook. One
+/// slash at the end is part of neither, because many consoles store a URL with one.
 fn target(path: &str) -> (&str, Option<&str>) {
     let Some(rest) = path.strip_prefix("/webhooks/") else {
         return ("", None);

@@ -8,67 +8,51 @@ use std::borrow::Cow;
 use hyper::Method;
 
 use super::{
-    Auth, Delivery, Example, ParseError, Parsed, Provider,
-    fields::{Facts, Fields, Scalar, read_body},
+    Delivery, Example, ParseError, Parsed, Provider,
+    json::{Scalar, read_fields},
+    quality::QualityFields,
+};
+use crate::domain::ProviderName;
+
+pub(super) static PROVIDER: Provider = Provider {
+    name: ProviderName::new("kaleyra"),
+    title: "Kaleyra",
+    methods: &[Method::GET, Method::POST],
+    setup: "Webhook URL `https://HOST/webhooks/kaleyra/TOKEN?display_phone_number=\
+            <display_phone_number>&event=<event>&current_limit=<current_limit>`; a callback profile \
+            may post the same names as JSON or as a form. Kaleyra sends neither an id nor a time, so \
+            each delivery counts, and documents no repetition.",
+    example: Example::Query(
+        "display_phone_number=16505551111&event=FLAGGED&current_limit=TIER_10K",
+    ),
+    read,
+    ..Provider::POST_WITH_TOKEN
 };
 
-/// Kaleyra's webhooks: parameters in the URL, or the same names in a flat JSON object or in a form (callback profiles).
-pub(super) struct Kaleyra;
-
-const PHONE_NUMBER: [&str; 2] = ["display_phone_number", "phone_no"];
-const EVENT: &str = "event";
-
-impl Provider for Kaleyra {
-    fn name(&self) -> &'static str {
-        "kaleyra"
-    }
-
-    fn title(&self) -> &'static str {
-        "Kaleyra"
-    }
-
-    fn methods(&self) -> &'static [Method] {
-        &[Method::GET, Method::POST]
-    }
-
-    fn auth(&self) -> Auth {
-        Auth::Token
-    }
-
-    fn parse(&self, delivery: &Delivery<'_>) -> Result<Parsed, ParseError> {
-        let form = if delivery.method == Method::GET {
-            Some(delivery.query.as_bytes())
-        } else {
-            form(delivery)
+fn read(provider: ProviderName, delivery: &Delivery<'_>) -> Result<Parsed, ParseError> {
+    let form = match *delivery.method {
+        Method::GET => Some(delivery.query.as_bytes()),
+        _ => form(delivery),
+    };
+    if let Some(form) = form {
+        // Pairs of strings always decode.
+        let pairs: Vec<(Cow<'_, str>, Cow<'_, str>)> =
+            serde_urlencoded::from_bytes(form).unwrap_or_default();
+        // The last of a repeated name, as in JSON.
+        let last = |name: &str| {
+            pairs
+                .iter()
+                .rev()
+                .find(|(key, _)| key.eq_ignore_ascii_case(name))
         };
-        if let Some(form) = form {
-            // Pairs of strings always decode.
-            let pairs: Vec<(Cow<'_, str>, Cow<'_, str>)> =
-                serde_urlencoded::from_bytes(form).unwrap_or_default();
-            // The last of a repeated name, as in JSON.
-            let last = |name: &str| {
-                pairs
-                    .iter()
-                    .rev()
-                    .find(|(key, _)| key.eq_ignore_ascii_case(name))
-            };
-            Ok(read(|name| {
-                last(name).map(|(_, value)| Scalar::Text(Cow::Borrowed(value.as_ref())))
-            }))
-        } else {
-            let fields: Fields<'_> = read_body(delivery.body)?;
-            Ok(read(|name| fields.scalar_without_case(name)))
-        }
-    }
-
-    fn setup(&self) -> &'static str {
-        "Webhook URL `https://HOST/webhooks/kaleyra/TOKEN?display_phone_number=<display_phone_number>&event=<event>\
-         &current_limit=<current_limit>`; a callback profile may post the same names as JSON or as a form. Kaleyra \
-         sends neither an id nor a time, so each delivery counts, and documents no repetition."
-    }
-
-    fn example(&self) -> Example {
-        Example::Query("display_phone_number=16505551111&event=FLAGGED&current_limit=TIER_10K")
+        Ok(read_event(provider, |name| {
+            last(name).map(|(_, value)| Scalar::Text(Cow::Borrowed(value.as_ref())))
+        }))
+    } else {
+        let fields = read_fields(delivery.body)?;
+        Ok(read_event(provider, |name| {
+            fields.scalar_without_case(name)
+        }))
     }
 }
 
@@ -89,26 +73,25 @@ fn form<'a>(delivery: &Delivery<'a>) -> Option<&'a [u8]> {
         .then_some(delivery.body)
 }
 
-fn read<'a>(field: impl Fn(&str) -> Option<Scalar<'a>>) -> Parsed {
-    let [example, table] = PHONE_NUMBER.map(&field);
-    let number = match (example, table) {
+fn read_event<'a>(provider: ProviderName, field: impl Fn(&str) -> Option<Scalar<'a>>) -> Parsed {
+    // The example's name and the table's.
+    let number = match (field("display_phone_number"), field("phone_no")) {
         (Some(number), Some(other)) => Some(if number.is_empty() { other } else { number }),
         (number, other) => number.or(other),
     };
-    let (Some(number), Some(event)) = (number, field(EVENT)) else {
+    let (Some(phone_number), Some(event)) = (number, field("event")) else {
         return Parsed::nothing();
     };
-    if number.is_empty() && event.is_empty() {
+    if phone_number.is_empty() && event.is_empty() {
         return Parsed::nothing();
     }
-    let scalar = |name| field(name).unwrap_or(Scalar::Absent);
-    let facts = Facts {
-        provider: Kaleyra.name(),
-        waba_id: Scalar::Absent,
-        delivery_id: Scalar::Absent,
-        time: Scalar::Absent,
-        portfolio_limit: scalar("max_daily_conversations_per_business"),
-        current_limit: scalar("current_limit"),
+    let fields = QualityFields {
+        phone_number,
+        event,
+        portfolio_limit: field("max_daily_conversations_per_business").unwrap_or_default(),
+        current_limit: field("current_limit").unwrap_or_default(),
+        old_limit: field("old_limit").unwrap_or_default(),
+        ..QualityFields::default()
     };
-    Parsed::one(facts.quality(&number, &event, &scalar("old_limit")))
+    Parsed::one(fields.change(provider))
 }

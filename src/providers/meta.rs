@@ -5,17 +5,34 @@
 
 use std::borrow::Cow;
 
-use hyper::Method;
 use serde::de::MapAccess;
 
 use super::{
-    Auth, Delivery, Example, InvalidChange, ParseError, Parsed, Provider,
-    fields::{Facts, Fields, Item, List, Node, Object, Scalar, pass_over, read_body},
+    Delivery, Example, InvalidChange, ParseError, Parsed, Proof, Provider,
+    json::{Fields, Item, List, Node, Object, Scalar, pass_over, read_body},
+    quality::{CapabilityFields, QualityFields},
 };
-use crate::domain::Change;
+use crate::domain::{Change, ProviderName};
 
-/// Meta's own webhooks, signed with the app secret.
-pub(super) struct Meta;
+pub(super) static PROVIDER: Provider = Provider {
+    name: ProviderName::new("meta"),
+    title: "Meta Cloud API",
+    proof: Proof::Hmac {
+        header: "x-hub-signature-256",
+        prefix: "sha256=",
+    },
+    handshake: true,
+    setup: "App dashboard → WhatsApp → Configuration: callback URL `https://HOST/webhooks/meta` and \
+            your verify token; subscribe to the fields `phone_number_quality_update` and \
+            `business_capability_update`, and subscribe the app to each account \
+            (`POST /WABA_ID/subscribed_apps`). The app secret is in App settings → Basic. Meta \
+            repeats what was not answered 200 for up to 7 days.",
+    example: Example::Json(
+        r#"{"object":"whatsapp_business_account","entry":[{"id":"102290129340398","time":1748454394,"changes":[{"field":"phone_number_quality_update","value":{"display_phone_number":"15550783881","event":"DOWNGRADE","old_limit":"TIER_10K","current_limit":"TIER_1K"}}]}]}"#,
+    ),
+    read,
+    ..Provider::POST_WITH_TOKEN
+};
 
 /// The account in the samples that the "Test" button of the app dashboard sends.
 const TEST_ACCOUNT: &str = "0";
@@ -23,60 +40,28 @@ const TEST_ACCOUNT: &str = "0";
 const QUALITY: &str = "phone_number_quality_update";
 const CAPABILITY: &str = "business_capability_update";
 
-impl Provider for Meta {
-    fn name(&self) -> &'static str {
-        "meta"
-    }
-
-    fn title(&self) -> &'static str {
-        "Meta Cloud API"
-    }
-
-    fn methods(&self) -> &'static [Method] {
-        &[Method::POST]
-    }
-
-    fn auth(&self) -> Auth {
-        Auth::Signature
-    }
-
-    fn parse(&self, delivery: &Delivery<'_>) -> Result<Parsed, ParseError> {
-        let envelope: Envelope<'_> = read_body(delivery.body)?;
-        let known = matches!(envelope.object, Scalar::Absent)
-            || envelope.object.as_str() == "whatsapp_business_account";
-        let mut parsed = Parsed {
-            ignored: envelope.entry.ignored,
-            ..Parsed::default()
-        };
-        parsed.invalid_shapes(envelope.entry.invalid);
-        for entry in &envelope.entry.kept {
-            for change in &entry.changes.kept {
-                if known {
-                    entry.read(change, &mut parsed)
-                } else {
-                    parsed.ignored += 1
-                }
+fn read(provider: ProviderName, delivery: &Delivery<'_>) -> Result<Parsed, ParseError> {
+    let envelope: Envelope<'_> = read_body(delivery.body)?;
+    let is_known = matches!(envelope.object, Scalar::Absent)
+        || envelope.object.as_str() == "whatsapp_business_account";
+    let mut parsed = Parsed {
+        ignored: envelope.entry.ignored,
+        ..Parsed::default()
+    };
+    parsed.invalid_shapes(envelope.entry.invalid);
+    for entry in &envelope.entry.kept {
+        for change in &entry.changes.kept {
+            match is_known {
+                true => entry.read(provider, change, &mut parsed),
+                false => parsed.ignored += 1,
             }
         }
-        Ok(if parsed == Parsed::default() {
-            Parsed::nothing()
-        } else {
-            parsed
-        })
     }
-
-    fn setup(&self) -> &'static str {
-        "App dashboard → WhatsApp → Configuration: callback URL `https://HOST/webhooks/meta` and your verify token; \
-         subscribe to the fields `phone_number_quality_update` and `business_capability_update`, and subscribe the app \
-         to each account (`POST /WABA_ID/subscribed_apps`). The app secret is in App settings → Basic. Meta repeats \
-         what was not answered 200 for up to 7 days."
-    }
-
-    fn example(&self) -> Example {
-        Example::Json(
-            r#"{"object":"whatsapp_business_account","entry":[{"id":"102290129340398","time":1748454394,"changes":[{"field":"phone_number_quality_update","value":{"display_phone_number":"15550783881","event":"DOWNGRADE","old_limit":"TIER_10K","current_limit":"TIER_1K"}}]}]}"#,
-        )
-    }
+    Ok(if parsed == Parsed::default() {
+        Parsed::nothing()
+    } else {
+        parsed
+    })
 }
 
 /// What Meta wraps changes in.
@@ -166,7 +151,7 @@ impl<'a> Item<'a> for RawChange<'a> {
 }
 
 impl Entry<'_> {
-    fn read(&self, change: &RawChange<'_>, parsed: &mut Parsed) {
+    fn read(&self, provider: ProviderName, change: &RawChange<'_>, parsed: &mut Parsed) {
         if self.id.as_str() == TEST_ACCOUNT {
             parsed.test += 1;
             return;
@@ -175,37 +160,40 @@ impl Entry<'_> {
             parsed.invalid(InvalidChange::Shape);
             return;
         };
-        parsed.push(if change.field.as_str() == QUALITY {
-            self.quality(value)
-        } else {
-            self.capability(value)
+        parsed.push(match change.field.as_str() {
+            QUALITY => self.quality(provider, value),
+            _ => self.capability(provider, value),
         });
     }
 
-    fn quality(&self, value: &Fields<'_>) -> Result<Change, InvalidChange> {
-        self.facts(value).quality(
-            &value.scalar("display_phone_number"),
-            &value.scalar("event"),
-            &value.scalar("old_limit"),
-        )
-    }
-
-    fn capability(&self, value: &Fields<'_>) -> Result<Change, InvalidChange> {
-        self.facts(value).capability(
-            &value.scalar("max_daily_conversation_per_phone"),
-            &value.scalar("max_phone_numbers_per_business"),
-            &value.scalar("max_phone_numbers_per_waba"),
-        )
-    }
-
-    fn facts<'a>(&'a self, value: &Fields<'a>) -> Facts<'a> {
-        Facts {
-            provider: Meta.name(),
+    fn quality(&self, provider: ProviderName, value: &Fields<'_>) -> Result<Change, InvalidChange> {
+        let fields = QualityFields {
             waba_id: self.id.clone(),
             time: self.time.clone(),
-            delivery_id: Scalar::Absent,
+            phone_number: value.scalar("display_phone_number"),
+            event: value.scalar("event"),
             portfolio_limit: value.scalar("max_daily_conversations_per_business"),
             current_limit: value.scalar("current_limit"),
-        }
+            old_limit: value.scalar("old_limit"),
+            ..QualityFields::default()
+        };
+        fields.change(provider)
+    }
+
+    fn capability(
+        &self,
+        provider: ProviderName,
+        value: &Fields<'_>,
+    ) -> Result<Change, InvalidChange> {
+        let fields = CapabilityFields {
+            waba_id: self.id.clone(),
+            time: self.time.clone(),
+            portfolio_limit: value.scalar("max_daily_conversations_per_business"),
+            current_limit: value.scalar("current_limit"),
+            per_phone_limit: value.scalar("max_daily_conversation_per_phone"),
+            max_per_business: value.scalar("max_phone_numbers_per_business"),
+            max_per_waba: value.scalar("max_phone_numbers_per_waba"),
+        };
+        fields.change(provider)
     }
 }

@@ -1,75 +1,85 @@
+//! The fold: a batch of changes is drafted over what is known, stored, and then published.
+//!
+//! ```text
+//! let mut draft = fold.draft();
+//! draft.apply(&change, accepted_at);   // nothing of it is shown yet
+//! store.commit(&draft.batch())?;       // if this fails, dropping the draft changes nothing
+//! draft.publish(&batch);               // now readers see it
+//! ```
+//!
+//! How a change is folded into a record stands in the file of its kind.
+
 use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
 
-use super::{Account, Fact, Heartbeat, Number, Record, Table, record::Hint};
+use super::{Account, Entity, Heartbeat, Number, Sign, Table, number::QualityEvent};
 use crate::domain::{
-    AccountKey, Change, EventKind, MaxPhoneNumbers, MessagingLimit, NumberKey, PhoneNumber, Said,
-    Subject, Timestamp,
+    AccountKey, Change, ChangeKind, MessagingLimit, NumberKey, PhoneNumber, ProviderName, Timestamp,
 };
 
-/// Folds changes into records; the only one that publishes to the table.
+/// Folds changes into records; nothing else publishes to the table.
 #[derive(Debug)]
 pub struct Fold {
     table: Arc<Table>,
     max_phone_numbers: usize,
-    members: HashMap<AccountKey, Members>,
+    pub(super) members: HashMap<AccountKey, Members>,
     /// As stored.
-    heartbeats: HashMap<&'static str, Heartbeat>,
+    heartbeats: HashMap<ProviderName, Heartbeat>,
 }
 
 /// The numbers of an account.
 #[derive(Debug, Default)]
-struct Members {
-    all: HashSet<PhoneNumber>,
-    /// Those that may show another limit than the account's: all that a limit said of the account
-    /// once more can touch. May hold some that do not.
-    dissenting: HashSet<PhoneNumber>,
+pub(super) struct Members {
+    pub(super) all: HashSet<PhoneNumber>,
+    /// Numbers whose limit may differ from their account's. When the account repeats the limit it
+    /// already had, only these can change. It may hold numbers that do not differ.
+    pub(super) differing: HashSet<PhoneNumber>,
 }
 
-/// Changes folded and not yet published. Dropped, it changes nothing.
+/// Changes that are folded and not yet published. When it is dropped, it has changed nothing.
 #[derive(Debug)]
 pub struct Draft<'a> {
-    fold: &'a mut Fold,
-    numbers: HashMap<NumberKey, Arc<Number>>,
+    pub(super) fold: &'a mut Fold,
+    pub(super) numbers: HashMap<NumberKey, Arc<Number>>,
     accounts: HashMap<AccountKey, Arc<Account>>,
-    heartbeats: HashMap<&'static str, Heartbeat>,
-    born: Vec<NumberKey>,
-    born_accounts: usize,
+    heartbeats: HashMap<ProviderName, Heartbeat>,
+    pub(super) new_numbers: Vec<NumberKey>,
+    new_account_count: usize,
     /// As in [`Members`].
-    dissenting: HashMap<AccountKey, HashSet<PhoneNumber>>,
+    pub(super) differing: HashMap<AccountKey, HashSet<PhoneNumber>>,
 }
 
-/// Records to store together, accounts first. Each stands under a key of its own, because a storage that is given two
-/// under one could not tell which counts.
+/// A key and what is known under it, as it is stored.
+#[derive(Clone, Debug)]
+pub enum Record {
+    /// A phone number.
+    Number(NumberKey, Arc<Number>),
+    /// An account.
+    Account(AccountKey, Arc<Account>),
+    /// A provider's signs of life.
+    Heartbeat(ProviderName, Heartbeat),
+}
+
+/// Records to store together, accounts first. Each stands under a key of its own, because a storage
+/// that is given two under one could not tell which counts.
 #[derive(Debug, Default)]
 pub struct Batch(Vec<Record>);
-
-/// A sign of life of a provider.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sign {
-    /// A delivery was accepted.
-    Accepted,
-    /// A delivery held a change, be it new, repeated or overtaken.
-    Change,
-    /// A handshake was answered with its challenge.
-    Handshake,
-}
 
 /// What became of a change.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Outcome {
     /// It was new.
     Applied(Applied),
-    /// All it says was overtaken by something newer; it was counted.
+    /// All that it says was overtaken by something newer; it was counted.
     Stale(Applied),
     /// It was seen before; nothing changed.
     Duplicate,
-    /// It speaks of one number, or account, more than there may be; nothing changed.
+    /// It is about one number, or account, more than there may be; nothing changed.
     Refused,
 }
 
-/// The limit of the change's subject, before and after.
+/// The limit of the number or of the account, before and after the change.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Applied {
     /// Before: what was shown, or else what the provider says.
@@ -78,8 +88,15 @@ pub struct Applied {
     pub new_limit: Option<MessagingLimit>,
 }
 
+/// A change, and when it was accepted.
+pub(super) struct Received<'a> {
+    pub(super) change: &'a Change,
+    pub(super) accepted_at: Timestamp,
+}
+
 impl Fold {
-    /// A fold over an empty table that takes at most `max_phone_numbers` numbers, and as many accounts.
+    /// A fold over an empty table that takes at most `max_phone_numbers` numbers, and as many
+    /// accounts.
     pub fn new(table: Arc<Table>, max_phone_numbers: usize) -> Self {
         Self {
             table,
@@ -96,7 +113,7 @@ impl Fold {
 
     /// How many phone numbers are known.
     pub fn phone_numbers(&self) -> usize {
-        self.table.phone_numbers_len()
+        self.table.numbers.len()
     }
 
     /// Begins a batch.
@@ -106,14 +123,14 @@ impl Fold {
             numbers: HashMap::new(),
             accounts: HashMap::new(),
             heartbeats: HashMap::new(),
-            born: Vec::new(),
-            born_accounts: 0,
-            dissenting: HashMap::new(),
+            new_numbers: Vec::new(),
+            new_account_count: 0,
+            differing: HashMap::new(),
         }
     }
 
     /// The signs of life of each provider that has given any, as stored.
-    pub fn heartbeats(&self) -> impl Iterator<Item = (&'static str, Heartbeat)> {
+    pub fn heartbeats(&self) -> impl Iterator<Item = (ProviderName, Heartbeat)> {
         self.heartbeats
             .iter()
             .map(|(provider, heartbeat)| (*provider, *heartbeat))
@@ -121,49 +138,48 @@ impl Fold {
 
     fn publish(&mut self, record: &Record) {
         match record {
-            Record::Number(key, number) => {
-                let before = self.table.publish_number(key, number);
-                let limit = number.limit.value();
-                if before
-                    .as_ref()
-                    .is_some_and(|before| before.limit.value() == limit)
-                {
-                    return;
-                }
-                let members = self.members.entry(key.account.clone()).or_default();
-                if before.is_none() {
-                    members.all.insert(key.phone_number.clone());
-                }
-                let account = self.table.account(&key.account);
-                if account.and_then(|account| account.limit.value()) == limit {
-                    members.dissenting.remove(&key.phone_number);
-                } else {
-                    members.dissenting.insert(key.phone_number.clone());
-                }
-            }
-            Record::Account(key, account) => {
-                let before = self.table.publish_account(key, account);
-                let limit = account.limit.value();
-                if before.and_then(|before| before.limit.value()) == limit {
-                    return;
-                }
-                let Some(members) = self.members.get_mut(key) else {
-                    return;
-                };
-                members.dissenting.retain(|phone_number| {
-                    let key = NumberKey {
-                        account: key.clone(),
-                        phone_number: phone_number.clone(),
-                    };
-                    self.table
-                        .number(&key)
-                        .is_none_or(|number| number.limit.value() != limit)
-                });
-            }
-            Record::Provider(provider, heartbeat) => {
-                self.heartbeats.insert(provider, *heartbeat);
+            Record::Number(key, number) => self.publish_number(key, number),
+            Record::Account(key, account) => self.publish_account(key, account),
+            Record::Heartbeat(provider, heartbeat) => {
+                self.heartbeats.insert(*provider, *heartbeat);
             }
         }
+    }
+
+    fn publish_number(&mut self, key: &NumberKey, number: &Arc<Number>) {
+        let before = self.table.numbers.put(key.clone(), Arc::clone(number));
+        let limit = number.limit.value();
+        if before
+            .as_ref()
+            .is_some_and(|before| before.limit.value() == limit)
+        {
+            return;
+        }
+        let members = self.members.entry(key.account.clone()).or_default();
+        if before.is_none() {
+            members.all.insert(key.phone_number.clone());
+        }
+        let account = self.table.accounts.get(&key.account);
+        if account.and_then(|account| account.limit.value()) == limit {
+            members.differing.remove(&key.phone_number);
+        } else {
+            members.differing.insert(key.phone_number.clone());
+        }
+    }
+
+    fn publish_account(&mut self, key: &AccountKey, account: &Arc<Account>) {
+        let before = self.table.accounts.put(key.clone(), Arc::clone(account));
+        let limit = account.limit.value();
+        if before.and_then(|before| before.limit.value()) == limit {
+            return;
+        }
+        let Some(members) = self.members.get_mut(key) else {
+            return;
+        };
+        members.differing.retain(|phone_number| {
+            let number = self.table.numbers.get(&NumberKey::of(key, phone_number));
+            number.is_none_or(|number| number.limit.value() != limit)
+        });
     }
 }
 
@@ -180,336 +196,149 @@ impl Batch {
 }
 
 impl Draft<'_> {
-    /// Folds a change that was received at `received`.
-    pub fn apply(&mut self, change: &Change, received: Timestamp) -> Outcome {
-        match &change.subject {
-            Subject::PhoneNumber {
+    /// Folds a change that was accepted at `accepted_at`.
+    pub fn apply(&mut self, change: &Change, accepted_at: Timestamp) -> Outcome {
+        let received = Received {
+            change,
+            accepted_at,
+        };
+        match &change.kind {
+            ChangeKind::PhoneNumberQuality {
                 phone_number,
                 event,
+                limit,
                 old_limit,
             } => {
-                let key = NumberKey {
-                    account: change.account.clone(),
-                    phone_number: phone_number.clone(),
+                let key = NumberKey::of(&change.account, phone_number);
+                let quality = QualityEvent {
+                    event: *event,
+                    limit: *limit,
+                    old_limit: *old_limit,
                 };
-                self.apply_to_number(key, *event, *old_limit, change, received)
+                self.apply_quality(key, &quality, &received)
             }
-            Subject::Account(max_phone_numbers) => {
-                self.apply_to_account(*max_phone_numbers, change, received)
-            }
+            ChangeKind::AccountCapability {
+                limit,
+                max_phone_numbers,
+            } => self.apply_capability(*limit, *max_phone_numbers, &received),
         }
     }
 
-    /// Notes a sign of life of a provider, to the second: one write a second is enough.
-    pub fn note(&mut self, provider: &'static str, sign: Sign, received: Timestamp) {
-        let known = self
-            .heartbeats
-            .get(provider)
-            .or_else(|| self.fold.heartbeats.get(provider));
+    /// Notes a sign of life of a provider.
+    pub fn note(&mut self, provider: ProviderName, sign: Sign, accepted_at: Timestamp) {
+        let known = self.heartbeats.get(&provider);
+        let known = known.or_else(|| self.fold.heartbeats.get(&provider));
         let mut heartbeat = known.copied().unwrap_or_default();
-        let last = match sign {
-            Sign::Accepted => &mut heartbeat.last_accepted,
-            Sign::Change => &mut heartbeat.last_change,
-            Sign::Handshake => &mut heartbeat.last_handshake,
-        };
-        // A clock that was set back says so at once.
-        if last.is_none_or(|last| received < last || received.seconds_since(last) >= 1.0) {
-            *last = Some(received);
+        if heartbeat.note(sign, accepted_at) {
             self.heartbeats.insert(provider, heartbeat);
         }
     }
 
     /// What to store before it is published.
     pub fn batch(&self) -> Batch {
-        let accounts = self
-            .accounts
-            .iter()
-            .map(|(key, account)| Record::Account(key.clone(), Arc::clone(account)));
-        let numbers = self
-            .numbers
-            .iter()
-            .map(|(key, number)| Record::Number(key.clone(), Arc::clone(number)));
-        let heartbeats = self
-            .heartbeats
-            .iter()
-            .map(|(provider, heartbeat)| Record::Provider(provider, *heartbeat));
+        let accounts = self.accounts.iter();
+        let accounts = accounts.map(|(key, known)| Record::Account(key.clone(), Arc::clone(known)));
+        let numbers = self.numbers.iter();
+        let numbers = numbers.map(|(key, known)| Record::Number(key.clone(), Arc::clone(known)));
+        let heartbeats = self.heartbeats.iter();
+        let heartbeats = heartbeats.map(|(provider, known)| Record::Heartbeat(*provider, *known));
         Batch(accounts.chain(numbers).chain(heartbeats).collect())
     }
 
     /// Shows what [`Draft::batch`] returned, now that it is durable.
     pub fn publish(self, batch: &Batch) {
-        for (account, phone_numbers) in self.dissenting {
-            self.fold
-                .members
-                .entry(account)
-                .or_default()
-                .dissenting
-                .extend(phone_numbers);
+        for (account, phone_numbers) in self.differing {
+            let members = self.fold.members.entry(account).or_default();
+            members.differing.extend(phone_numbers);
         }
         for record in batch.records() {
             self.fold.publish(record);
         }
     }
 
-    fn apply_to_number(
-        &mut self,
-        key: NumberKey,
-        event: EventKind,
-        old_limit: Option<MessagingLimit>,
-        change: &Change,
-        received: Timestamp,
-    ) -> Outcome {
-        let known = self.number(&key);
-        let is_new = known.is_none();
-        if is_new
-            && self.fold.table.phone_numbers_len() + self.born.len() >= self.fold.max_phone_numbers
-        {
-            return Outcome::Refused;
-        }
-        let number = known.unwrap_or_default();
-        if number.seen.contains(change.identity) {
-            return Outcome::Duplicate;
-        }
-        let mut number = Arc::unwrap_or_clone(number);
-        number.seen.remember(change.identity);
-        let account = self.account(&key.account);
-        let at = change.happened(received).unwrap_or_else(|| {
-            let of_account = account
-                .as_ref()
-                .and_then(|account| self.newest(&key.account, account, change.limit));
-            received.max(number.newest().max(of_account).unwrap_or(received))
-        });
-        number.events.count(event);
-        number.last_event = number.last_event.max(Some(at));
+    pub(super) fn has_no_room_for_a_number(&self) -> bool {
+        self.fold.table.numbers.len() + self.new_numbers.len() >= self.fold.max_phone_numbers
+    }
 
-        let mut facts = Facts::default();
-        if let Some(flagged) = event.flagged() {
-            facts.note(Fact::set(&mut number.flagged, flagged, at));
-        }
-        if let Some(high) = event.high_throughput() {
-            facts.note(Fact::set(&mut number.high_throughput, high, at));
-        }
+    pub(super) fn has_no_room_for_an_account(&self) -> bool {
+        self.fold.table.accounts.len() + self.new_account_count >= self.fold.max_phone_numbers
+    }
 
-        let account_limit = account.as_ref().and_then(|account| account.limit.current);
-        number.limit.adopt(account_limit);
-        // A number that was never shown had no limit before, whatever its account's is.
-        let before = if is_new { None } else { number.limit.value() };
-        let hint = Hint {
-            old_limit,
-            event: Some(event),
-        };
-        match change.limit {
-            Some(said) => facts.note(number.limit.say(said.limit(), at, before, hint, received)),
-            None if event == EventKind::Downgrade => {
-                facts.note(number.limit.say_fell(at, before, hint, received))
-            }
-            None => {}
-        }
-        let applied = Applied {
-            old_limit: before.or(old_limit),
-            new_limit: number.limit.value(),
-        };
+    pub(super) fn number(&self, key: &NumberKey) -> Option<Arc<Number>> {
+        known(&self.numbers, &self.fold.table, key)
+    }
 
+    pub(super) fn account(&self, key: &AccountKey) -> Option<Arc<Account>> {
+        known(&self.accounts, &self.fold.table, key)
+    }
+
+    pub(super) fn put_number(&mut self, key: NumberKey, number: Number, is_new: bool) {
         if is_new {
-            self.born.push(key.clone());
+            self.new_numbers.push(key.clone());
         }
-        let account_limit = account_limit.map(|fact| fact.value);
-        if (is_new || number.limit.value() != before) && number.limit.value() != account_limit {
-            self.dissents(&key);
-        }
-        self.numbers.insert(key.clone(), Arc::new(number));
-        if let Some(Said::OfAccount(limit)) = change.limit {
-            let account = account.map(Arc::unwrap_or_clone).unwrap_or_default();
-            facts.note(self.say_of_account(&key.account, account, limit, at, hint, received));
-        }
-        facts.outcome(applied)
+        self.numbers.insert(key, Arc::new(number));
     }
 
-    fn apply_to_account(
-        &mut self,
-        max_phone_numbers: MaxPhoneNumbers,
-        change: &Change,
-        received: Timestamp,
-    ) -> Outcome {
-        let known = self.account(&change.account);
-        if known.is_none()
-            && self.fold.table.accounts_len() + self.born_accounts >= self.fold.max_phone_numbers
-        {
-            return Outcome::Refused;
-        }
-        let account = known.unwrap_or_default();
-        if account.seen.contains(change.identity) {
-            return Outcome::Duplicate;
-        }
-        let at = change.happened(received).unwrap_or_else(|| {
-            received.max(
-                self.newest(&change.account, &account, change.limit)
-                    .unwrap_or(received),
-            )
-        });
-        let mut account = Arc::unwrap_or_clone(account);
-        account.seen.remember(change.identity);
-        let mut facts = Facts::default();
-        if max_phone_numbers != MaxPhoneNumbers::default() {
-            facts.note(Fact::set(
-                &mut account.max_phone_numbers,
-                max_phone_numbers,
-                at,
-            ));
-        }
-        let old_limit = account.limit.value();
-        match change.limit {
-            Some(said) => {
-                let newer = self.say_of_account(
-                    &change.account,
-                    account,
-                    said.limit(),
-                    at,
-                    Hint::default(),
-                    received,
-                );
-                facts.note(newer);
-            }
-            None => {
-                self.put_account(change.account.clone(), account);
-            }
-        }
-        let new_limit = self
-            .account(&change.account)
-            .and_then(|account| account.limit.value());
-        facts.outcome(Applied {
-            old_limit,
-            new_limit,
-        })
-    }
-
-    /// Sets an account's limit, and with it the limit of every number that knows none newer.
-    fn say_of_account(
-        &mut self,
-        key: &AccountKey,
-        mut account: Account,
-        limit: MessagingLimit,
-        at: Timestamp,
-        hint: Hint,
-        received: Timestamp,
-    ) -> bool {
-        let before = account.limit.value();
-        let newer = account.limit.say(limit, at, before, hint, received);
-        self.put_account(key.clone(), account);
-        if newer {
-            for key in self.touched_by(key, before != Some(limit)) {
-                let Some(mut number) = self.number(&key) else {
-                    continue;
-                };
-                let shown = number.limit.value();
-                if shown != Some(limit) {
-                    let stays = !Arc::make_mut(&mut number).limit.say(
-                        limit,
-                        at,
-                        shown,
-                        Hint::default(),
-                        received,
-                    );
-                    if stays {
-                        self.dissents(&key);
-                    }
-                    self.numbers.insert(key, number);
-                }
-            }
-        }
-        newer
-    }
-
-    /// The newest time that is known of an account, and where a limit is said of it, of the limits of its numbers.
-    ///
-    /// A change without a time to believe is the newest that was said, whatever this machine's clock did: a clock that
-    /// was ahead once, or that starts in 1970, must not make a change stale.
-    fn newest(&self, key: &AccountKey, account: &Account, said: Option<Said>) -> Option<Timestamp> {
-        let numbers = match said {
-            Some(Said::OfAccount(_)) => self.touched_by(key, true),
-            _ => Vec::new(),
-        };
-        let limits = numbers
-            .iter()
-            .filter_map(|key| self.number(key)?.limit.newest());
-        limits.chain(account.newest()).max()
-    }
-
-    /// The numbers that a limit said of their account may concern. Where it repeats what the account
-    /// had, those that show it already need no record: theirs is as new as their account's.
-    fn touched_by(&self, account: &AccountKey, changed: bool) -> Vec<NumberKey> {
-        let key = |phone_number: &PhoneNumber| NumberKey {
-            account: account.clone(),
-            phone_number: phone_number.clone(),
-        };
-        let members = self.fold.members.get(account).into_iter();
-        if changed {
-            let born = self
-                .born
-                .iter()
-                .filter(|key| key.account == *account)
-                .cloned();
-            members
-                .flat_map(|members| &members.all)
-                .map(key)
-                .chain(born)
-                .collect()
-        } else {
-            let here = self.dissenting.get(account).into_iter().flatten();
-            members
-                .flat_map(|members| &members.dissenting)
-                .chain(here)
-                .map(key)
-                .collect()
-        }
-    }
-
-    fn number(&self, key: &NumberKey) -> Option<Arc<Number>> {
-        self.numbers
-            .get(key)
-            .cloned()
-            .or_else(|| self.fold.table.number(key))
-    }
-
-    fn account(&self, key: &AccountKey) -> Option<Arc<Account>> {
-        self.accounts
-            .get(key)
-            .cloned()
-            .or_else(|| self.fold.table.account(key))
-    }
-
-    fn put_account(&mut self, key: AccountKey, account: Account) {
-        self.born_accounts += usize::from(self.account(&key).is_none());
+    pub(super) fn put_account(&mut self, key: AccountKey, account: Account) {
+        self.new_account_count += usize::from(self.account(&key).is_none());
         self.accounts.insert(key, Arc::new(account));
     }
 
     /// Notes that a number may show another limit than its account.
-    fn dissents(&mut self, key: &NumberKey) {
-        self.dissenting
-            .entry(key.account.clone())
-            .or_default()
-            .insert(key.phone_number.clone());
+    pub(super) fn mark_differing(&mut self, key: &NumberKey) {
+        let differing = self.differing.entry(key.account.clone()).or_default();
+        differing.insert(key.phone_number.clone());
     }
 }
 
-/// The facts a change carried, and how many of them were news.
+/// What is drafted under a key, or else what is published.
+fn known<K: Entity>(
+    drafted: &HashMap<K, Arc<K::Record>>,
+    table: &Table,
+    key: &K,
+) -> Option<Arc<K::Record>> {
+    drafted
+        .get(key)
+        .cloned()
+        .or_else(|| K::shards(table).get(key))
+}
+
+impl Received<'_> {
+    /// When the change happened. A change without a time to believe is the newest that was reported,
+    /// whatever this machine's clock did: a clock that was ahead once, or that starts in 1970, must
+    /// not make a change stale. So its time never stands before the `newest` that is known.
+    pub(super) fn happened_at(&self, newest: impl FnOnce() -> Option<Timestamp>) -> Timestamp {
+        self.change.happened(self.accepted_at).unwrap_or_else(|| {
+            newest().map_or(self.accepted_at, |newest| newest.max(self.accepted_at))
+        })
+    }
+}
+
+/// Whether the facts that a change carried were news.
 #[derive(Default)]
-struct Facts {
+pub(super) struct Freshness {
     carried: u32,
-    news: u32,
+    fresh: u32,
 }
 
-impl Facts {
-    fn note(&mut self, news: bool) {
+impl Freshness {
+    pub(super) fn note(&mut self, is_news: bool) {
         self.carried += 1;
-        self.news += u32::from(news);
+        self.fresh += u32::from(is_news);
     }
 
-    fn outcome(&self, applied: Applied) -> Outcome {
-        if self.carried > 0 && self.news == 0 {
-            Outcome::Stale(applied)
-        } else {
-            Outcome::Applied(applied)
+    /// The outcome of a change that led from one limit to another.
+    pub(super) fn outcome(
+        &self,
+        (old_limit, new_limit): (Option<MessagingLimit>, Option<MessagingLimit>),
+    ) -> Outcome {
+        let applied = Applied {
+            old_limit,
+            new_limit,
+        };
+        match self.carried > 0 && self.fresh == 0 {
+            true => Outcome::Stale(applied),
+            false => Outcome::Applied(applied),
         }
     }
 }

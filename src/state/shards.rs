@@ -1,60 +1,106 @@
+//! A sorted map in parts, so that a page renders only the parts that changed.
+
 use std::{
     collections::BTreeMap,
     ops::Bound,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
-use super::SHARDS;
+use super::{Entity, SHARDS};
 
-/// A sorted map in [`SHARDS`] parts, each with a lock of its own and a version that tells whether it changed.
+/// What is known of a kind, in [`SHARDS`] parts, each with a lock of its own and a version that tells
+/// whether it changed.
 #[derive(Debug)]
-pub struct Shards<K, V>(Box<[Mutex<Place<K, V>>]>);
+pub struct Shards<K: Entity> {
+    shards: Box<[Mutex<Slot<K>>]>,
+    len: AtomicUsize,
+}
 
-/// A shard, once something was put there: an empty process need not hold 8192 empty ones.
-type Place<K, V> = Option<Box<Shard<K, V>>>;
+/// Keys and what is known under them.
+type Entries<K> = Vec<(K, Arc<<K as Entity>::Record>)>;
+
+/// A shard, once something was put there: an empty process need not hold thousands of empty maps.
+type Slot<K> = Option<Box<Shard<K>>>;
 
 #[derive(Debug)]
-struct Shard<K, V> {
+struct Shard<K: Entity> {
     /// It only grows, from 1.
     version: u64,
-    entries: BTreeMap<K, Arc<V>>,
+    entries: BTreeMap<K, Arc<K::Record>>,
 }
 
-impl<K, V> Default for Shards<K, V> {
+impl<K: Entity> Default for Shards<K> {
     fn default() -> Self {
-        Self((0..SHARDS).map(|_| Mutex::default()).collect())
+        let shards = (0..SHARDS).map(|_| Mutex::new(None)).collect();
+        Self {
+            shards,
+            len: AtomicUsize::new(0),
+        }
     }
 }
 
-impl<K: Ord + Clone, V> Shards<K, V> {
-    pub(super) fn get(&self, shard: usize, key: &K) -> Option<Arc<V>> {
-        self.lock(shard)?.as_ref()?.entries.get(key).cloned()
+impl<K: Entity> Shards<K> {
+    /// The shard of a key: CRC-32 of its parts, each ended by a NUL, modulo [`SHARDS`]. Part of the
+    /// contract: `?shard=` must divide a fleet alike in every version.
+    pub fn shard_of(key: &K) -> usize {
+        let mut hasher = crc32fast::Hasher::new();
+        for part in key.parts() {
+            hasher.update(part.as_bytes());
+            hasher.update(&[0]);
+        }
+        hasher.finalize() as usize % SHARDS
     }
 
-    /// Puts an entry in the place of the one before, and returns that.
-    pub(super) fn put(&self, shard: usize, key: K, value: Arc<V>) -> Option<Arc<V>> {
-        let mut shard = self.lock(shard)?;
-        let shard = shard.get_or_insert_with(|| {
+    /// How many entries there are.
+    pub fn len(&self) -> usize {
+        self.len.load(Ordering::Relaxed)
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// What is known under a key.
+    pub fn get(&self, key: &K) -> Option<Arc<K::Record>> {
+        self.lock(Self::shard_of(key))?
+            .as_ref()?
+            .entries
+            .get(key)
+            .cloned()
+    }
+
+    /// Shows an entry in the place of the one before, and returns that.
+    pub(super) fn put(&self, key: K, record: Arc<K::Record>) -> Option<Arc<K::Record>> {
+        let mut slot = self.lock(Self::shard_of(&key))?;
+        let shard = slot.get_or_insert_with(|| {
             Box::new(Shard {
                 version: 0,
                 entries: BTreeMap::new(),
             })
         });
         shard.version += 1;
-        shard.entries.insert(key, value)
+        let before = shard.entries.insert(key, record);
+        self.len
+            .fetch_add(usize::from(before.is_none()), Ordering::Relaxed);
+        before
     }
 
     /// The version of a shard; 0 while it is empty.
     pub fn version(&self, shard: usize) -> u64 {
         self.lock(shard)
-            .and_then(|shard| Some(shard.as_ref()?.version))
+            .and_then(|slot| Some(slot.as_ref()?.version))
             .unwrap_or_default()
     }
 
-    /// The entries of a shard in the order of their keys, beginning after `after`, with the shard's version.
-    pub fn entries(&self, shard: usize, after: Option<&K>) -> (u64, Vec<(K, Arc<V>)>) {
-        let shard = self.lock(shard);
-        let Some(shard) = shard.as_ref().and_then(|shard| shard.as_ref()) else {
+    /// The entries of a shard in the order of their keys, beginning after `after`, with the shard's
+    /// version.
+    pub fn entries(&self, shard: usize, after: Option<&K>) -> (u64, Entries<K>) {
+        let slot = self.lock(shard);
+        let Some(shard) = slot.as_ref().and_then(|slot| slot.as_ref()) else {
             return (0, Vec::new());
         };
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);
@@ -62,15 +108,24 @@ impl<K: Ord + Clone, V> Shards<K, V> {
         (
             shard.version,
             entries
-                .map(|(key, value)| (key.clone(), Arc::clone(value)))
+                .map(|(key, record)| (key.clone(), Arc::clone(record)))
                 .collect(),
         )
     }
 
-    /// What a panic left half done is a map with or without one more entry: whole either way.
-    fn lock(&self, shard: usize) -> Option<MutexGuard<'_, Place<K, V>>> {
+    /// All entries after a key, shard by shard.
+    pub fn iter_after(&self, after: Option<K>) -> impl Iterator<Item = (K, Arc<K::Record>)> {
+        let first = after.as_ref().map_or(0, Self::shard_of);
+        (first..SHARDS).flat_map(move |shard| {
+            self.entries(shard, after.as_ref().filter(|_| shard == first))
+                .1
+        })
+    }
+
+    /// A thread that panicked may have put its entry or not; the map is whole in both cases.
+    fn lock(&self, shard: usize) -> Option<MutexGuard<'_, Slot<K>>> {
         Some(
-            self.0
+            self.shards
                 .get(shard)?
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner),

@@ -1,3 +1,5 @@
+//! The log of this process on stderr, and limits on how much of it is written.
+
 use std::{
     fmt, io,
     str::FromStr,
@@ -47,33 +49,33 @@ impl fmt::Display for Format {
 /// Bounds how many lines of a kind are logged: who sends a flood of webhooks, with or without a right to, must not
 /// fill the disk with lines about them.
 #[derive(Debug)]
-pub struct Lines {
+pub struct Limiter {
     max_a_second: u32,
     window: Mutex<Window>,
 }
 
 /// A line that may be written.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Line {
+pub struct Permit {
     /// How many were left out since the last, if any: a field of this one.
-    pub left_out: Option<u64>,
+    pub suppressed: Option<u64>,
 }
 
 #[derive(Debug, Default)]
 struct Window {
     began: Option<Instant>,
     written: u32,
-    left_out: u64,
+    suppressed: u64,
 }
 
-impl Lines {
-    /// Lines about webhooks that are authentic, and about the storage.
-    pub fn of_the_known() -> Self {
+impl Limiter {
+    /// Limiter about webhooks that are authentic, and about the storage.
+    pub fn for_authentic_senders() -> Self {
         Self::new(1000)
     }
 
-    /// Lines about requests that are not authentic, which anybody can send: 1000 a second are 13 GB a day.
-    pub fn of_strangers() -> Self {
+    /// Limiter about requests that are not authentic, which anybody can send: 1000 a second are 13 GB a day.
+    pub fn for_strangers() -> Self {
         Self::new(10)
     }
 
@@ -85,7 +87,7 @@ impl Lines {
     }
 
     /// Whether one more may be written at `now`.
-    pub fn admit(&self, now: Instant) -> Option<Line> {
+    pub fn admit(&self, now: Instant) -> Option<Permit> {
         let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
         if window
             .began
@@ -95,13 +97,13 @@ impl Lines {
             window.written = 0;
         }
         if window.written == self.max_a_second {
-            window.left_out += 1;
+            window.suppressed += 1;
             return None;
         }
         window.written += 1;
-        let left_out = std::mem::take(&mut window.left_out);
-        Some(Line {
-            left_out: (left_out > 0).then_some(left_out),
+        let suppressed = std::mem::take(&mut window.suppressed);
+        Some(Permit {
+            suppressed: (suppressed > 0).then_some(suppressed),
         })
     }
 }
@@ -137,11 +139,11 @@ mod tests {
 
     #[test]
     fn a_flood_is_counted_and_not_written() {
-        let lines = Lines::of_the_known();
+        let lines = Limiter::for_authentic_senders();
         let began = Instant::now();
         let admitted = |count: u32, at: Duration| -> Vec<Option<u64>> {
             (0..count)
-                .filter_map(|_| Some(lines.admit(began + at)?.left_out))
+                .filter_map(|_| Some(lines.admit(began + at)?.suppressed))
                 .collect()
         };
         assert_eq!(admitted(5000, Duration::ZERO), [None; 1000]);

@@ -31,7 +31,7 @@ fn quality(number: &str, event: &str, limits: &Json) -> Json {
     json!({"field": "phone_number_quality_update", "value": value})
 }
 
-fn ask(exporter: &Exporter, method: &str, path: &str) -> Answer {
+fn options(exporter: &Exporter, method: &str, path: &str) -> Answer {
     request(exporter.web, method, path, &[], b"").unwrap()
 }
 
@@ -342,14 +342,14 @@ fn the_web_listener_answers_get_and_head_alone() {
         ("/api/v1/phone_numbers", "application/json"),
         ("/api/v1/accounts", "application/json"),
     ] {
-        let get = ask(&exporter, "GET", path);
+        let get = options(&exporter, "GET", path);
         assert_eq!(
             (get.status, get.headers["content-type"].as_str()),
             (200, content_type),
             "{path}"
         );
         assert!(!get.body.is_empty(), "{path}");
-        let head = ask(&exporter, "HEAD", path);
+        let head = options(&exporter, "HEAD", path);
         assert_eq!(
             (head.status, head.headers["content-type"].as_str()),
             (200, content_type),
@@ -361,7 +361,7 @@ fn the_web_listener_answers_get_and_head_alone() {
             "HEAD {path} does not tell the length"
         );
         for method in ["POST", "PUT", "DELETE", "OPTIONS"] {
-            let answer = ask(&exporter, method, path);
+            let answer = options(&exporter, method, path);
             assert_eq!(
                 (answer.status, answer.headers["allow"].as_str()),
                 (405, "GET, HEAD"),
@@ -378,7 +378,7 @@ fn the_web_listener_answers_get_and_head_alone() {
         "/webhooks/meta",
         "//",
     ] {
-        let answer = ask(&exporter, "GET", path);
+        let answer = options(&exporter, "GET", path);
         assert_eq!(answer.status, 404, "{path}");
         assert!(answer.json()["error"].is_string());
     }
@@ -387,7 +387,7 @@ fn the_web_listener_answers_get_and_head_alone() {
 #[test]
 fn the_start_page_leads_everywhere() {
     let (exporter, _storage) = exporter(&["--web.telemetry-path=/numbers"]);
-    let page = ask(&exporter, "GET", "/");
+    let page = options(&exporter, "GET", "/");
     let links: Vec<&str> = page
         .text()
         .split("href=\"")
@@ -405,19 +405,19 @@ fn the_start_page_leads_everywhere() {
         ]
     );
     for link in links {
-        assert_eq!(ask(&exporter, "GET", link).status, 200, "{link}");
+        assert_eq!(options(&exporter, "GET", link).status, 200, "{link}");
     }
     for provider in whatsapp_quality_exporter::providers::ALL {
         assert!(
             page.text()
-                .contains(&format!("/webhooks/{}", provider.name())),
+                .contains(&format!("/webhooks/{}", provider.name.as_str())),
             "{provider:?}"
         );
     }
     assert!(
-        ask(&exporter, "GET", "/numbers")
+        options(&exporter, "GET", "/numbers")
             .text()
             .contains("whatsapp_exporter_build_info")
     );
-    assert_eq!(ask(&exporter, "GET", "/metrics").status, 404);
+    assert_eq!(options(&exporter, "GET", "/metrics").status, 404);
 }

@@ -10,7 +10,7 @@ use tokio::{
     sync::watch,
     time::{Instant, sleep},
 };
-use whatsapp_quality_exporter::http::{Answer, Handler, Pieces, serve};
+use whatsapp_quality_exporter::http::{Answer, Handler, PageBody, serve};
 
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n";
 /// More than the sockets' buffers hold.
@@ -158,23 +158,23 @@ async fn nobody_holds_a_place_for_ever() {
 struct Answers;
 
 impl Handler for Answers {
-    const SMALL_ANSWERS: bool = false;
+    const VECTORED_WRITES: bool = true;
 
     async fn handle<B: Body<Data = Bytes> + Send>(self: Arc<Self>, request: Request<B>) -> Answer {
         match request.uri().path() {
             "/slow" => sleep(Duration::from_secs(60)).await,
             "/large" => {
-                return Answer::new(Pieces::from(vec![
+                return Answer::new(PageBody::from(vec![
                     Bytes::from(vec![b'x'; 1 << 20]);
                     LARGE >> 20
                 ]));
             }
             "/large-in-one-piece" => {
-                return Answer::new(Pieces::from(Bytes::from(vec![b'x'; LARGE])));
+                return Answer::new(PageBody::from(Bytes::from(vec![b'x'; LARGE])));
             }
             _ => {}
         }
-        Answer::new(Pieces::from(Bytes::from_static(b"done")))
+        Answer::new(PageBody::from(Bytes::from_static(b"done")))
     }
 }
 

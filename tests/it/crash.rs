@@ -126,12 +126,12 @@ fn send_until_killed(exporter: &Exporter) -> (Vec<AtomicBool>, Vec<AtomicBool>) 
 fn send_all(address: SocketAddr) -> Vec<bool> {
     let duplicate = |answer: Answer| {
         assert_eq!(answer.status, 200, "{}", answer.text());
-        let tally = answer.json();
-        let count = |outcome| tally[outcome].as_u64().unwrap();
+        let counts = answer.json();
+        let count = |outcome| counts[outcome].as_u64().unwrap();
         assert_eq!(
             count("applied") + count("stale") + count("duplicate"),
             1,
-            "{tally}"
+            "{counts}"
         );
         count("duplicate") == 1
     };

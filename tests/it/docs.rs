@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use whatsapp_quality_exporter::{
-    config,
-    domain::Timestamp,
-    exposition::{ACCOUNT, Family, Kind, PHONE_NUMBER},
+    cli,
+    domain::{AccountKey, NumberKey, Timestamp},
     providers::{self, Example},
+    state::{Entity, Family, MetricKind},
     telemetry::Telemetry,
 };
 
@@ -19,19 +19,19 @@ fn golden_reference_of_the_metrics() {
          Labels: `provider`, `waba_id` (empty where the provider sends none), `phone_number`.\n\n",
     );
     page.push_str(HEAD);
-    PHONE_NUMBER
+    NumberKey::FAMILIES
         .iter()
         .for_each(|family| page.push_str(&row(family)));
     page.push_str("\n## Accounts\n\nLabels: `provider`, `waba_id`.\n\n");
     page.push_str(HEAD);
-    ACCOUNT
+    AccountKey::FAMILIES
         .iter()
         .for_each(|family| page.push_str(&row(family)));
     page.push_str("\n## The exporter itself\n\n");
     page.push_str(HEAD);
     let telemetry = Telemetry::new().unwrap();
     for provider in providers::ALL {
-        let metrics = telemetry.provider(provider.name()).unwrap();
+        let metrics = telemetry.provider(provider.name).unwrap();
         let time = Timestamp::from_unix_seconds(1).unwrap();
         for gauge in [
             &metrics.last_accepted,
@@ -40,7 +40,7 @@ fn golden_reference_of_the_metrics() {
         ] {
             gauge.set(time);
         }
-        telemetry.secret_last_used(provider.name(), 1).set(time);
+        telemetry.secret_last_used(provider.name, 1).set(time);
     }
     for family in telemetry.gather() {
         let labels: Vec<String> = match family.get_metric().first() {
@@ -133,8 +133,8 @@ const HEAD: &str = "| family | type | further labels | meaning |\n|---|---|---|-
 
 fn row<T>(family: &Family<T>) -> String {
     let kind = match family.kind {
-        Kind::Counter => "counter",
-        Kind::Gauge => "gauge",
+        MetricKind::Counter => "counter",
+        MetricKind::Gauge => "gauge",
     };
     let label = family
         .label
@@ -155,18 +155,17 @@ fn golden_reference_of_the_providers() {
          in the header `Authorization`, as it is or after `Bearer `, or as the last\nsegment of the path, \
          percent-encoded.\n",
     );
-    let command = config::command();
+    let command = cli::command();
     for provider in providers::ALL {
-        let name = provider.name();
+        let name = provider.name.as_str();
         let methods: Vec<_> = provider
-            .methods()
+            .methods
             .iter()
             .map(|method| format!("`{method}`"))
             .collect();
         page.push_str(&format!(
             "\n## {}\n\n{}\n\n",
-            provider.title(),
-            provider.setup()
+            provider.title, provider.setup
         ));
         page.push_str(&format!(
             "- Path: `/webhooks/{name}`, by {}; label `provider=\"{name}\"`\n",
@@ -184,7 +183,7 @@ fn golden_reference_of_the_providers() {
                 argument.get_help().unwrap()
             ));
         }
-        let line = match provider.example() {
+        let line = match provider.example {
             Example::Query(query) => {
                 format!("curl 'http://127.0.0.1:10878/webhooks/{name}?{query}'")
             }
@@ -202,7 +201,7 @@ fn golden_reference_of_the_providers() {
 #[test]
 fn readme_and_reference_of_the_providers_have_every_flag() {
     let pages = fixture("../README.md") + &fixture("../docs/providers.md");
-    for flag in config::command()
+    for flag in cli::command()
         .get_arguments()
         .filter_map(|argument| argument.get_long())
     {

@@ -14,8 +14,8 @@ use proptest::{collection::vec, option, prelude::*};
 use serde_json::json;
 use whatsapp_quality_exporter::{
     domain::{
-        AccountKey, Change, Direction, EventKind, MaxPhoneNumbers, MessagingLimit, PhoneNumber,
-        Said, Subject, WabaId,
+        AccountKey, Change, ChangeKind, Direction, EventKind, LimitScope, MaxPhoneNumbers,
+        MessagingLimit, PhoneNumber, ReportedLimit, WabaId,
     },
     state::{Limit, SHARDS, Table},
 };
@@ -180,37 +180,42 @@ fn change() -> impl Strategy<Value = Change> {
     let limit = prop_oneof!["[0-9]{1,15}[KM]?", Just("-1".to_owned())]
         .prop_map(|text| MessagingLimit::parse(&text).unwrap());
     let event = prop::sample::select(EventKind::ALL.to_vec());
-    let quality =
-        (number, event, option::of(limit.clone())).prop_map(|(phone_number, event, old_limit)| {
-            Subject::PhoneNumber {
+    let scope = prop::sample::select(vec![LimitScope::PhoneNumber, LimitScope::Portfolio]);
+    let reported = (limit.clone(), scope).prop_map(|(limit, scope)| ReportedLimit { limit, scope });
+    let quality = (
+        number,
+        event,
+        option::of(reported),
+        option::of(limit.clone()),
+    )
+        .prop_map(
+            |(phone_number, event, limit, old_limit)| ChangeKind::PhoneNumberQuality {
                 phone_number,
                 event,
+                limit,
                 old_limit,
-            }
-        });
+            },
+        );
     let most = (option::of(any::<u64>()), option::of(any::<u64>()));
-    let capability =
-        most.prop_map(|(business, waba)| Subject::Account(MaxPhoneNumbers { business, waba }));
-    let subject = prop_oneof![3 => quality, 1 => capability];
-    let provider = prop::sample::select(vec!["meta", "kaleyra"]);
-    (
-        provider,
-        account,
-        subject,
-        option::of((limit, any::<bool>())),
-        option::of(1..NEW_YEAR),
-    )
-        .prop_map(|(provider, waba_id, subject, limit, time)| Change {
-            account: AccountKey { provider, waba_id },
-            limit: limit.map(|(limit, own)| match subject {
-                Subject::PhoneNumber { .. } if own => Said::OfNumber(limit),
-                _ => Said::OfAccount(limit),
-            }),
-            subject,
-            time: time.map(at),
-            identity: None,
-            unknown: vec![],
-        })
+    let capability = (option::of(limit), most).prop_map(|(limit, (business, waba))| {
+        let max_phone_numbers = MaxPhoneNumbers { business, waba };
+        ChangeKind::AccountCapability {
+            limit,
+            max_phone_numbers,
+        }
+    });
+    let kind = prop_oneof![3 => quality, 1 => capability];
+    let name = prop::sample::select(vec!["meta", "kaleyra"]);
+    (name, account, kind, option::of(1..NEW_YEAR)).prop_map(|(name, waba_id, kind, time)| Change {
+        account: AccountKey {
+            provider: provider(name).name,
+            waba_id,
+        },
+        time: time.map(at),
+        identity: None,
+        unknown: vec![],
+        kind,
+    })
 }
 
 /// Every family once, and its help and its type before its samples.
@@ -262,12 +267,12 @@ fn by_the_client_library(table: &Table) -> String {
     let seconds = |time: whatsapp_quality_exporter::domain::Timestamp| time.as_seconds();
     for (key, number) in (0..SHARDS).flat_map(|shard| table.numbers.entries(shard, None).1) {
         let labels = [
-            ("provider", key.account.provider),
+            ("provider", key.account.provider.as_str()),
             ("waba_id", key.account.waba_id.as_str()),
             ("phone_number", key.phone_number.as_str()),
         ];
         page.limit("whatsapp_phone_number", &labels, &number.limit);
-        let is = |fact: Option<whatsapp_quality_exporter::state::Fact<bool>>| {
+        let is = |fact: Option<whatsapp_quality_exporter::state::Dated<bool>>| {
             fact.is_some_and(|fact| fact.value).into()
         };
         page.gauge(
@@ -302,7 +307,7 @@ fn by_the_client_library(table: &Table) -> String {
     }
     for (key, account) in (0..SHARDS).flat_map(|shard| table.accounts.entries(shard, None).1) {
         let labels = [
-            ("provider", key.provider),
+            ("provider", key.provider.as_str()),
             ("waba_id", key.waba_id.as_str()),
         ];
         page.limit("whatsapp_business_account", &labels, &account.limit);

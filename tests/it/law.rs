@@ -35,7 +35,7 @@ const LIMITS: [&str; 6] = [
 
 /// A delivery of Meta's that holds one change.
 #[derive(Clone, Debug)]
-struct Said {
+struct Report {
     account: String,
     what: What,
 }
@@ -122,7 +122,7 @@ proptest! {
             let mut store = Sqlite::open(folder.path()).unwrap();
             restarted = load(&mut store);
             let mut draft = restarted.fold.draft();
-            draft.note("meta", Sign::Accepted, at(clock));
+            draft.note(provider("meta").name, Sign::Accepted, at(clock));
             for change in arrivals.iter().flat_map(|arrival| said[arrival.said].changes(arrival.said)) {
                 draft.apply(&change, at(clock));
             }
@@ -132,7 +132,7 @@ proptest! {
             restarted = load(&mut Sqlite::open(folder.path()).unwrap());
             prop_assert_eq!(restarted.page(), running.page());
             let heartbeat = Heartbeat { last_accepted: Some(at(clock)), ..Heartbeat::default() };
-            prop_assert_eq!(restarted.fold.heartbeats().collect::<Vec<_>>(), [("meta", heartbeat)]);
+            prop_assert_eq!(restarted.fold.heartbeats().collect::<Vec<_>>(), [(provider("meta").name, heartbeat)]);
         }
         prop_assert_eq!(restarted.fold.phone_numbers(), running.fold.phone_numbers());
     }
@@ -347,20 +347,20 @@ fn a_draft_that_is_dropped_leaves_nothing_behind() {
     }
 }
 
-fn account(limit: Word) -> Said {
+fn account(limit: Word) -> Report {
     let what = What::Capability {
         portfolio: limit,
         per_phone: Json::Null,
         business: None,
         waba: None,
     };
-    Said {
+    Report {
         account: "300000000000101".into(),
         what,
     }
 }
 
-fn number(limit: Word) -> Said {
+fn number(limit: Word) -> Report {
     let number = "447700900101".into();
     let what = What::Quality {
         number,
@@ -369,7 +369,7 @@ fn number(limit: Word) -> Said {
         current: limit,
         old: Json::Null,
     };
-    Said {
+    Report {
         account: "300000000000101".into(),
         what,
     }
@@ -378,7 +378,7 @@ fn number(limit: Word) -> Said {
 /// Folds the deliveries as they arrive.
 fn deliver(
     memory: &mut Memory,
-    said: &[Said],
+    said: &[Report],
     arrivals: &[Arrival],
     clock: &dyn Fn(usize) -> Timestamp,
 ) {
@@ -437,7 +437,7 @@ fn lawful(memory: &Memory) -> BTreeSet<String> {
 
 /// The same samples, from deliveries in the order in which they happened, by the words of the law: of each
 /// fact the newest counts, and a number's limit is the newer of its own and its account's.
-fn model(said: &[Said]) -> BTreeSet<String> {
+fn model(said: &[Report]) -> BTreeSet<String> {
     #[derive(Default)]
     struct Number {
         limit: Option<(usize, f64)>,
@@ -453,7 +453,7 @@ fn model(said: &[Said]) -> BTreeSet<String> {
     }
     let mut numbers: BTreeMap<(&str, &str), Number> = BTreeMap::new();
     let mut accounts: BTreeMap<&str, Account> = BTreeMap::new();
-    for (time, Said { account, what }) in said.iter().enumerate() {
+    for (time, Report { account, what }) in said.iter().enumerate() {
         match what {
             What::Quality {
                 number,
@@ -583,7 +583,7 @@ fn happened(index: usize) -> i64 {
     FIRST + i64::try_from(index).unwrap()
 }
 
-impl Said {
+impl Report {
     /// What the parser makes of it; its place among the others is its time.
     fn changes(&self, index: usize) -> Vec<Change> {
         let (field, value) = match &self.what {
@@ -616,7 +616,7 @@ impl Said {
 }
 
 /// Deliveries of a few numbers and accounts, as many as a record remembers.
-fn plain() -> impl Strategy<Value = Vec<Said>> {
+fn plain() -> impl Strategy<Value = Vec<Report>> {
     let account = prop::sample::select(vec!["300000000000101", "300000000000202", ""])
         .prop_map(str::to_owned);
     let number = prop::sample::select(vec!["447700900101", "447700900202", "4477***00303"])
@@ -626,7 +626,7 @@ fn plain() -> impl Strategy<Value = Vec<Said>> {
 }
 
 /// Deliveries with whatever stands in a number, an account or a limit.
-fn strange() -> impl Strategy<Value = Vec<Said>> {
+fn strange() -> impl Strategy<Value = Vec<Report>> {
     let name = prop_oneof![1 => hostile(), 3 => prop::sample::select(vec!["1", "++1", "12"]).prop_map(str::to_owned)];
     let limit = prop_oneof![
         1 => any::<u64>().prop_map(Json::from),
@@ -640,7 +640,7 @@ fn said(
     account: impl Strategy<Value = String> + Clone + 'static,
     number: impl Strategy<Value = String> + 'static,
     limit: impl Strategy<Value = Word> + Clone + 'static,
-) -> impl Strategy<Value = Said> {
+) -> impl Strategy<Value = Report> {
     let limit = prop_oneof![Just(Json::Null), limit];
     let named = account.clone().prop_map(|account| {
         if account.is_empty() {
@@ -658,7 +658,7 @@ fn said(
         limit.clone(),
         limit.clone(),
     )
-        .prop_map(|(account, number, event, portfolio, current, old)| Said {
+        .prop_map(|(account, number, event, portfolio, current, old)| Report {
             account,
             what: What::Quality {
                 number,
@@ -670,7 +670,7 @@ fn said(
         });
     let most = option::of(1..30_u64);
     let capability = (named, limit.clone(), limit, most.clone(), most).prop_map(
-        |(account, portfolio, per_phone, business, waba)| Said {
+        |(account, portfolio, per_phone, business, waba)| Report {
             account,
             what: What::Capability {
                 portfolio,

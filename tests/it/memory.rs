@@ -7,7 +7,7 @@ use proptest::test_runner::Config as ProptestConfig;
 use serde::Deserialize;
 use whatsapp_quality_exporter::{
     domain::{Change, Timestamp, UnknownField},
-    exposition::{Ask, Exposition},
+    exposition::{Exposition, ScrapeOptions},
     providers::{self, Delivery, Example, ParseError, Provider},
     state::{Draft, Fold, Outcome, Table},
 };
@@ -56,7 +56,7 @@ impl Memory {
     /// Takes a delivery that arrives at `received`, and shows what it changed.
     pub fn deliver(
         &mut self,
-        provider: &dyn Provider,
+        provider: &Provider,
         delivery: &Delivery<'_>,
         received: Timestamp,
     ) -> Result<Outcomes, ParseError> {
@@ -83,8 +83,8 @@ impl Memory {
 
     /// The page without the exporter's own families.
     pub fn page(&self) -> String {
-        let page = Exposition::new(Arc::clone(&self.table)).page(Ask::default(), &[]);
-        String::from_utf8(page.to_vec()).unwrap()
+        let page = Exposition::new(Arc::clone(&self.table)).page(ScrapeOptions::default(), &[]);
+        String::from_utf8(page.concat()).unwrap()
     }
 
     pub fn samples(&self) -> Vec<Sample> {
@@ -115,15 +115,12 @@ pub fn cases(cases: u32) -> ProptestConfig {
 }
 
 /// A provider by its name.
-pub fn provider(name: &str) -> &'static dyn Provider {
-    *providers::ALL
-        .iter()
-        .find(|provider| provider.name() == name)
-        .unwrap()
+pub fn provider(name: &str) -> &'static Provider {
+    providers::by_name(name).unwrap()
 }
 
 /// The changes of a body.
-pub fn changes(provider: &dyn Provider, body: &str) -> Vec<Change> {
+pub fn changes(provider: &Provider, body: &str) -> Vec<Change> {
     provider
         .parse(&post(body.as_bytes()))
         .unwrap()
@@ -154,8 +151,8 @@ pub fn post(body: &[u8]) -> Delivery<'_> {
     }
 }
 
-pub fn example(provider: &dyn Provider) -> Delivery<'static> {
-    match provider.example() {
+pub fn example(provider: &Provider) -> Delivery<'static> {
+    match provider.example {
         Example::Query(query) => get(query),
         Example::Json(body) => post(body.as_bytes()),
     }

@@ -3,7 +3,7 @@
 use proptest::{collection::vec, option, prelude::*, sample::Index};
 use serde_json::{Map, Value as Json};
 use whatsapp_quality_exporter::{
-    domain::Subject,
+    domain::ChangeKind,
     providers::{self, Delivery, Example},
 };
 
@@ -164,10 +164,10 @@ fn reads(delivery: &Delivery<'_>) -> usize {
             "{provider:?} does not say why"
         );
         for change in &parsed.changes {
-            assert_eq!(change.account.provider, provider.name());
+            assert_eq!(change.account.provider, provider.name);
             assert!(change.account.waba_id.as_str().chars().count() <= 64);
-            match &change.subject {
-                Subject::PhoneNumber { phone_number, .. } => {
+            match &change.kind {
+                ChangeKind::PhoneNumberQuality { phone_number, .. } => {
                     let number = phone_number.as_str();
                     assert!(
                         !number.is_empty()
@@ -175,7 +175,7 @@ fn reads(delivery: &Delivery<'_>) -> usize {
                             && !number.contains(['<', '>'])
                     );
                 }
-                Subject::Account(_) => assert!(!change.account.waba_id.is_empty()),
+                ChangeKind::AccountCapability { .. } => assert!(!change.account.waba_id.is_empty()),
             }
         }
         changes += parsed.changes.len();
@@ -191,7 +191,7 @@ fn bodies() -> Vec<&'static str> {
     };
     providers::ALL
         .iter()
-        .filter_map(|provider| body(provider.example()))
+        .filter_map(|provider| body(provider.example))
         .collect()
 }
 

@@ -8,8 +8,9 @@ use std::{collections::BTreeMap, fs, path::PathBuf};
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
 use whatsapp_quality_exporter::{
-    exposition::{ACCOUNT, PHONE_NUMBER},
+    domain::{AccountKey, NumberKey},
     providers::{self, Delivery, Provider},
+    state::Entity,
 };
 
 use crate::{
@@ -70,16 +71,16 @@ fn one_applied() -> Outcomes {
 fn every_fixture_of_every_provider_holds() {
     let mut failures = Vec::new();
     for provider in providers::ALL {
-        let fixtures = fixtures(provider.name());
+        let fixtures = fixtures(provider.name.as_str());
         assert!(
             !fixtures.is_empty(),
             "provider {} has no fixtures",
-            provider.name()
+            provider.name.as_str()
         );
         for (name, text) in fixtures {
             let fixture =
                 serde_json::from_str(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
-            if let Err(what) = check(*provider, &fixture) {
+            if let Err(what) = check(provider, &fixture) {
                 failures.push(format!("{name}: {what}\n  why it matters: {}", fixture.why));
             }
         }
@@ -95,10 +96,10 @@ fn every_fixture_of_every_provider_holds() {
 #[test]
 fn the_example_of_every_provider_is_one_change() {
     for provider in providers::ALL {
-        let delivery = example(*provider);
-        assert!(provider.methods().contains(delivery.method), "{provider:?}");
+        let delivery = example(provider);
+        assert!(provider.methods.contains(delivery.method), "{provider:?}");
         let outcomes = Memory::default()
-            .deliver(*provider, &delivery, at(NEW_YEAR))
+            .deliver(provider, &delivery, at(NEW_YEAR))
             .unwrap();
         assert_eq!(outcomes, one_applied(), "{provider:?}");
     }
@@ -220,10 +221,7 @@ fn what_is_beyond_the_cap_is_refused_and_the_known_go_on() {
         (2, 2)
     );
     assert_eq!(
-        (
-            memory.table.phone_numbers_len(),
-            memory.table.accounts_len()
-        ),
+        (memory.table.numbers.len(), memory.table.accounts.len()),
         (2, 2)
     );
 }
@@ -317,7 +315,7 @@ fn fixtures(provider: &str) -> BTreeMap<String, String> {
     files.map(|file| read(file.unwrap())).collect()
 }
 
-fn check(provider: &dyn Provider, fixture: &Fixture) -> Result<(), String> {
+fn check(provider: &Provider, fixture: &Fixture) -> Result<(), String> {
     let mut memory = Memory::default();
     let mut accepted = 0;
     for (number, (step, clock)) in fixture.deliveries.iter().zip(NEW_YEAR..).enumerate() {
@@ -367,10 +365,10 @@ fn check(provider: &dyn Provider, fixture: &Fixture) -> Result<(), String> {
         }
     }
     for (name, labels) in &fixture.absent {
-        let known = PHONE_NUMBER
+        let known = NumberKey::FAMILIES
             .iter()
             .map(|family| family.name)
-            .chain(ACCOUNT.iter().map(|family| family.name));
+            .chain(AccountKey::FAMILIES.iter().map(|family| family.name));
         if !known.into_iter().any(|known| known == name) {
             return Err(format!("{name} is absent because there is no such family"));
         }

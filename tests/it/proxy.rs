@@ -50,16 +50,16 @@ fn nginx_as_it_comes_passes_signed_webhooks_and_makes_no_provider_public() {
     assert_eq!(refused.status, 401, "{}", refused.text());
     for provider in providers::ALL
         .iter()
-        .filter(|provider| provider.name() != "meta")
+        .filter(|provider| provider.name.as_str() != "meta")
     {
-        let path = format!("/webhooks/{}", provider.name());
-        let answer = match provider.example() {
+        let path = format!("/webhooks/{}", provider.name.as_str());
+        let answer = match provider.example {
             Example::Json(body) => nginx.request("POST", &path, &[], body.as_bytes()),
             Example::Query(query) => nginx.request("GET", &format!("{path}?{query}"), &[], b""),
         };
         println!(
             "forged for {}: {} {}",
-            provider.name(),
+            provider.name.as_str(),
             answer.status,
             answer.text()
         );

@@ -13,7 +13,7 @@ use flate2::read::GzDecoder;
 use proptest::{collection::vec, prelude::*};
 use serde_json::json;
 use whatsapp_quality_exporter::{
-    exposition::{Ask, Encoding, Exposition, Format, Part},
+    exposition::{Encoding, Exposition, Format, Part, ScrapeOptions},
     state::Table,
     telemetry::Telemetry,
 };
@@ -148,12 +148,12 @@ proptest! {
             for webhook in webhooks {
                 memory.deliver(provider("meta"), &post(webhook.as_bytes()), at(NEW_YEAR + round as i64)).unwrap();
             }
-            for (asked, ask) in asked.into_iter().zip(asks()) {
+            for (asked, options) in asked.into_iter().zip(asks()) {
                 if asked {
-                    let made = kept.page(ask, &own).to_vec();
-                    let plain = Ask { encoding: Encoding::Plain, ..ask };
-                    let fresh = Exposition::new(Arc::clone(&memory.table)).page(plain, &own).to_vec();
-                    let made = if ask.encoding == Encoding::Gzip { gunzip(&made) } else { made };
+                    let made = kept.page(options, &own).concat();
+                    let plain = ScrapeOptions { encoding: Encoding::Plain, ..options };
+                    let fresh = Exposition::new(Arc::clone(&memory.table)).page(plain, &own).concat();
+                    let made = if options.encoding == Encoding::Gzip { gunzip(&made) } else { made };
                     prop_assert_eq!(String::from_utf8(made).unwrap(), String::from_utf8(fresh).unwrap());
                 }
             }
@@ -202,15 +202,15 @@ fn what_is_not_asked_for_any_more_is_given_up_and_made_again() {
         .deliver(provider("meta"), &post(flagged(1).as_bytes()), at(NEW_YEAR))
         .unwrap();
     let mut kept = Exposition::new(Arc::clone(&memory.table));
-    let gzip = Ask {
+    let gzip = ScrapeOptions {
         encoding: Encoding::Gzip,
-        ..Ask::default()
+        ..ScrapeOptions::default()
     };
-    let first = kept.page(Ask::default(), &[]).to_vec();
+    let first = kept.page(ScrapeOptions::default(), &[]).concat();
     for _ in 0..100 {
-        assert_eq!(gunzip(&kept.page(gzip, &[]).to_vec()), first);
+        assert_eq!(gunzip(&kept.page(gzip, &[]).concat()), first);
     }
-    assert_eq!(kept.page(Ask::default(), &[]).to_vec(), first);
+    assert_eq!(kept.page(ScrapeOptions::default(), &[]).concat(), first);
 }
 
 #[test]
@@ -219,7 +219,7 @@ fn a_change_that_keeps_length_and_crc_is_seen() {
     let webhook = |time: u64| {
         json!({"entry": [{"id": "1", "time": time, "changes": [change(1)]}]}).to_string()
     };
-    for ask in asks() {
+    for options in asks() {
         let mut memory = Memory::default();
         let mut kept = Exposition::new(Arc::clone(&memory.table));
         let mut last_event = |time: u64| {
@@ -230,8 +230,8 @@ fn a_change_that_keeps_length_and_crc_is_seen() {
                     at(NEW_YEAR),
                 )
                 .unwrap();
-            let page = kept.page(ask, &[]).to_vec();
-            let page = String::from_utf8(if ask.encoding == Encoding::Gzip {
+            let page = kept.page(options, &[]).concat();
+            let page = String::from_utf8(if options.encoding == Encoding::Gzip {
                 gunzip(&page)
             } else {
                 page
@@ -429,17 +429,17 @@ fn scrapes_have_so_many_places_and_no_more() {
     });
 }
 
-fn asks() -> [Ask; 3] {
+fn asks() -> [ScrapeOptions; 3] {
     [
-        Ask::default(),
-        Ask {
+        ScrapeOptions::default(),
+        ScrapeOptions {
             encoding: Encoding::Gzip,
-            ..Ask::default()
+            ..ScrapeOptions::default()
         },
-        Ask {
+        ScrapeOptions {
             encoding: Encoding::Gzip,
             format: Format::OpenMetrics,
-            ..Ask::default()
+            ..ScrapeOptions::default()
         },
     ]
 }
@@ -492,11 +492,11 @@ fn hostile(folder: &std::path::Path) -> Exporter {
 
 /// The numbers in a part.
 fn flags(kept: &mut Exposition, part: &str) -> BTreeSet<String> {
-    let ask = Ask {
+    let options = ScrapeOptions {
         part: Part::parse(part).unwrap(),
-        ..Ask::default()
+        ..ScrapeOptions::default()
     };
-    let page = kept.page(ask, &[]).to_vec();
+    let page = kept.page(options, &[]).concat();
     let page = String::from_utf8(page).unwrap();
     let flags = page
         .split('\n')
@@ -508,7 +508,7 @@ fn assert_partitioned(table: &Arc<Table>, of: usize) {
     let mut kept = Exposition::new(Arc::clone(table));
     let mut rest = flags(&mut kept, "0/1");
     // None where every webhook was of the test button's account.
-    assert_eq!(rest.len(), table.phone_numbers_len());
+    assert_eq!(rest.len(), table.numbers.len());
     for index in 0..of {
         for number in flags(&mut kept, &format!("{index}/{of}")) {
             assert!(

@@ -941,8 +941,12 @@ fn batch_holds_each_key_once() {
         draft.apply(&change, at(NEW_YEAR));
     }
     for seconds in 0..3 {
-        draft.note("meta", Sign::Accepted, at(NEW_YEAR + seconds));
-        draft.note("meta", Sign::Change, at(NEW_YEAR + seconds));
+        draft.note(
+            provider("meta").name,
+            Sign::Accepted,
+            at(NEW_YEAR + seconds),
+        );
+        draft.note(provider("meta").name, Sign::Change, at(NEW_YEAR + seconds));
     }
     let batch = draft.batch();
     let kinds: Vec<_> = batch
@@ -951,7 +955,7 @@ fn batch_holds_each_key_once() {
         .map(|record| match record {
             Record::Account(..) => "account",
             Record::Number(..) => "number",
-            Record::Provider(..) => "provider",
+            Record::Heartbeat(..) => "provider",
         })
         .collect();
     assert_eq!(kinds, ["account", "number", "provider"]);
@@ -1135,9 +1139,7 @@ fn after_a_failed_fsync_of_the_database_the_process_ends_and_what_was_promised_s
     assert!(ended, "{promised} changes and no end");
     assert_eq!(exporter.wait().code(), Some(1));
     assert!(
-        exporter
-            .log()
-            .contains("failed to write the log into the database"),
+        exporter.log().contains("failed to write back the log"),
         "{}",
         exporter.log()
     );

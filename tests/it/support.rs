@@ -353,7 +353,7 @@ impl Answer {
 pub fn allow_all() -> String {
     let names: Vec<_> = providers::ALL
         .iter()
-        .map(|provider| provider.name())
+        .map(|provider| provider.name.as_str())
         .collect();
     format!("--webhook.allow-unauthenticated={}", names.join(","))
 }

@@ -10,7 +10,7 @@ use std::{
 
 use serde_json::{Value as Json, json};
 use tempfile::TempDir;
-use whatsapp_quality_exporter::providers::{self, Auth, Example};
+use whatsapp_quality_exporter::providers::{self, Example, Proof};
 
 use crate::{
     memory::provider,
@@ -1639,7 +1639,7 @@ fn flood_of_strangers_is_ten_lines_a_second() {
     );
     let counted: u64 = rejected
         .iter()
-        .map(|event| 1 + event["left_out"].as_u64().unwrap_or(0))
+        .map(|event| 1 + event["suppressed"].as_u64().unwrap_or(0))
         .sum();
     assert!(counted > 0 && counted <= SENT as u64, "{counted}");
 }
@@ -1704,7 +1704,7 @@ fn a_flood_is_counted_in_the_log_and_not_written_out() {
             .lines()
             .map(|line| serde_json::from_str::<Json>(line).unwrap());
         let accepted = events.filter(|event| event["message"] == "webhook change accepted");
-        accepted.map(|event| event["left_out"].as_u64()).collect()
+        accepted.map(|event| event["suppressed"].as_u64()).collect()
     };
     // The changes of one delivery are accepted at one moment.
     send(0..1500);
@@ -1721,7 +1721,7 @@ fn a_flood_is_counted_in_the_log_and_not_written_out() {
     wait_for("all that was sent to be in a line or counted", || {
         accepted()
             .iter()
-            .map(|left_out| 1 + left_out.unwrap_or(0))
+            .map(|suppressed| 1 + suppressed.unwrap_or(0))
             .sum::<u64>()
             == sent
     });
@@ -1779,20 +1779,20 @@ fn post_in_pieces(exporter: &Exporter, body: &[u8], bytes: usize) -> Answer {
 }
 
 fn names() -> impl Iterator<Item = &'static str> {
-    providers::ALL.iter().map(|provider| provider.name())
+    providers::ALL.iter().map(|provider| provider.name.as_str())
 }
 
 /// Every provider that proves itself with a token.
 fn token_providers() -> impl Iterator<Item = &'static str> {
     providers::ALL
         .iter()
-        .filter(|provider| provider.auth() == Auth::Token)
-        .map(|provider| provider.name())
+        .filter(|provider| provider.proof == Proof::Token)
+        .map(|provider| provider.name.as_str())
 }
 
 /// A provider's delivery of a change, with a mark in it: method, query and body.
 fn delivery(name: &str) -> (&'static str, String, String) {
-    match provider(name).example() {
+    match provider(name).example {
         Example::Query(query) => ("GET", format!("?{MARKER}={MARKER}&{query}"), String::new()),
         Example::Json(body) => (
             "POST",
@@ -1842,7 +1842,7 @@ fn assert_applied(answer: &Answer, what: &str) {
     );
 }
 
-/// Whether the answer is the whole tally, with zeros but for `want`.
+/// Whether the answer is the whole counts, with zeros but for `want`.
 #[track_caller]
 fn assert_tally(answer: &Answer, want: &[(&str, u64)]) {
     let outcomes = [
@@ -1858,12 +1858,12 @@ fn assert_tally(answer: &Answer, want: &[(&str, u64)]) {
             .find(|(wanted, _)| *wanted == outcome)
             .map_or(0, |(_, count)| *count)
     };
-    let tally: serde_json::Map<_, _> = outcomes
+    let counts: serde_json::Map<_, _> = outcomes
         .into_iter()
         .map(|outcome| (outcome.to_owned(), count(outcome).into()))
         .collect();
     assert_eq!(answer.status, 200, "{}", answer.text());
-    assert_eq!(answer.json(), Json::Object(tally));
+    assert_eq!(answer.json(), Json::Object(counts));
     assert_eq!(answer.headers["content-type"], "application/json");
 }
 

@@ -1,4 +1,5 @@
-//! Lenient reading of what providers send: any key, in any order, of any type, repeated or not; in one pass.
+//! Lenient reading of the JSON that providers send: any key, in any order, of any type, repeated or
+//! not, in one pass.
 
 use std::{borrow::Cow, fmt, marker::PhantomData};
 
@@ -9,10 +10,7 @@ use serde::{
 use serde_json::value::RawValue;
 
 use super::{InvalidChange, ParseError};
-use crate::domain::{
-    AccountKey, Change, EventKind, Identity, MaxPhoneNumbers, MessagingLimit, PhoneNumber, Said,
-    Subject, Timestamp, UnknownField, UnknownValue, WabaId,
-};
+use crate::domain::{MessagingLimit, Timestamp};
 
 /// A JSON object of which something is expected.
 pub(super) trait Object<'a>: Default {
@@ -79,6 +77,11 @@ pub(super) fn read_body<'a, T: Object<'a>>(body: &'a [u8]) -> Result<T, ParseErr
         Node::Object(object) => Ok(object),
         _ => Err(ParseError::NotAnObject),
     }
+}
+
+/// Reads a body that should be an object, its values not read yet.
+pub(super) fn read_fields(body: &[u8]) -> Result<Fields<'_>, ParseError> {
+    read_body(body)
 }
 
 impl<'a> Fields<'a> {
@@ -259,7 +262,8 @@ impl<'de, T: Object<'de>> Visitor<'de> for NodeVisitor<T> {
     }
 }
 
-/// The name of a field, in bytes: half a surrogate pair, as a sender leaves where it cuts a text, is none of text.
+/// The name of a field, as bytes: an unpaired surrogate escape, which a sender leaves where it cuts a
+/// text, is not valid Unicode.
 struct Key<'a>(Cow<'a, [u8]>);
 
 impl<'de> Deserialize<'de> for Key<'de> {
@@ -324,7 +328,7 @@ impl<'a> Scalar<'a> {
     }
 
     /// What may be logged of it: of a list or an object, which may hold anything, only that it is one.
-    fn to_log(&self) -> &str {
+    pub(super) fn to_log(&self) -> &str {
         match self {
             Self::Other(raw) if raw.starts_with(['{', '[']) => "(an object or a list)",
             _ => self.as_str(),
@@ -336,7 +340,7 @@ impl<'a> Scalar<'a> {
     }
 
     /// An id or a phone number: text or digits; empty where nothing is there.
-    fn id(&self) -> Result<&str, InvalidChange> {
+    pub(super) fn id(&self) -> Result<&str, InvalidChange> {
         match self {
             Self::Other(_) => Err(InvalidChange::Shape),
             Self::Number(digits) if !digits.bytes().all(|b| b.is_ascii_digit()) => {
@@ -346,13 +350,13 @@ impl<'a> Scalar<'a> {
         }
     }
 
-    fn time(&self) -> Option<Timestamp> {
+    pub(super) fn time(&self) -> Option<Timestamp> {
         let text = self.as_str();
         Timestamp::parse_unix(text).or_else(|| Timestamp::parse_iso(text))
     }
 
     /// A limit, nothing, or something that is neither.
-    fn limit(&self) -> Result<Option<MessagingLimit>, ()> {
+    pub(super) fn limit(&self) -> Result<Option<MessagingLimit>, ()> {
         match self {
             Self::Absent => Ok(None),
             Self::Text(text) if text.is_empty() => Ok(None),
@@ -367,157 +371,7 @@ impl<'a> Scalar<'a> {
         }
     }
 
-    fn count(&self) -> Option<u64> {
+    pub(super) fn count(&self) -> Option<u64> {
         self.as_str().parse().ok()
-    }
-}
-
-/// The fields of a change, under whatever names the provider has for them.
-pub(super) struct Facts<'a> {
-    /// [`super::Provider::name`].
-    pub(super) provider: &'static str,
-    pub(super) waba_id: Scalar<'a>,
-    /// The provider's id of the delivery; absent where it has none.
-    pub(super) delivery_id: Scalar<'a>,
-    pub(super) time: Scalar<'a>,
-    /// `max_daily_conversations_per_business`, of the portfolio.
-    pub(super) portfolio_limit: Scalar<'a>,
-    pub(super) current_limit: Scalar<'a>,
-}
-
-impl Facts<'_> {
-    /// A change of a phone number.
-    pub(super) fn quality(
-        &self,
-        phone_number: &Scalar<'_>,
-        event: &Scalar<'_>,
-        old_limit: &Scalar<'_>,
-    ) -> Result<Change, InvalidChange> {
-        let waba_id = WabaId::parse(self.waba_id.id()?)?;
-        let number = PhoneNumber::parse(phone_number.id()?)?;
-        let kind = match event {
-            Scalar::Text(name) => EventKind::parse(name),
-            _ => EventKind::Unknown,
-        };
-        let limits = Limits::read([&self.portfolio_limit, &self.current_limit]);
-        let old = Limits::read([old_limit]);
-        let unknown_event = (kind == EventKind::Unknown)
-            .then(|| UnknownValue::new(UnknownField::Event, event.to_log()));
-        // THROUGHPUT_UPGRADE names the throughput level of this number, not the portfolio's limit;
-        // "not set" and a limit without an account speak of the number, too.
-        let of_account =
-            limits.from_first && kind != EventKind::ThroughputUpgrade && !waba_id.is_empty();
-        Ok(Change {
-            identity: self.identity([phone_number, event, old_limit]),
-            account: AccountKey {
-                provider: self.provider,
-                waba_id,
-            },
-            subject: Subject::PhoneNumber {
-                phone_number: number,
-                event: kind,
-                old_limit: old.limit,
-            },
-            limit: limits
-                .limit
-                .map(|limit| match limit.is_set() && of_account {
-                    true => Said::OfAccount(limit),
-                    false => Said::OfNumber(limit),
-                }),
-            time: self.time.time(),
-            unknown: unknown_event
-                .into_iter()
-                .chain(limits.unknown)
-                .chain(old.unknown)
-                .collect(),
-        })
-    }
-
-    /// A change of an account. `per_phone_limit` is the field that Meta has retired.
-    pub(super) fn capability(
-        &self,
-        per_phone_limit: &Scalar<'_>,
-        max_per_business: &Scalar<'_>,
-        max_per_waba: &Scalar<'_>,
-    ) -> Result<Change, InvalidChange> {
-        let waba_id = WabaId::parse(self.waba_id.id()?)?;
-        if waba_id.is_empty() {
-            return Err(crate::domain::InvalidKey::AccountEmpty.into());
-        }
-        let limits = Limits::read([&self.portfolio_limit, &self.current_limit, per_phone_limit]);
-        Ok(Change {
-            identity: self.identity([per_phone_limit, max_per_business, max_per_waba]),
-            account: AccountKey {
-                provider: self.provider,
-                waba_id,
-            },
-            subject: Subject::Account(MaxPhoneNumbers {
-                business: max_per_business.count(),
-                waba: max_per_waba.count(),
-            }),
-            // "Not set" never speaks of anyone but a number.
-            limit: limits
-                .limit
-                .filter(|limit| limit.is_set())
-                .map(Said::OfAccount),
-            time: self.time.time(),
-            unknown: limits.unknown,
-        })
-    }
-
-    /// The delivery's identity, of all fields as sent; none without an id and a time.
-    fn identity(&self, own: [&Scalar<'_>; 3]) -> Option<Identity> {
-        if self.delivery_id.is_empty() && (self.time.is_empty() || self.time.as_str() == "0") {
-            return None;
-        }
-        let common = [
-            &self.waba_id,
-            &self.delivery_id,
-            &self.time,
-            &self.portfolio_limit,
-            &self.current_limit,
-        ];
-        Some(Identity::of(
-            common
-                .into_iter()
-                .chain(own)
-                .map(|field| field.as_str().as_bytes()),
-        ))
-    }
-}
-
-/// What a row of limit fields comes to.
-struct Limits {
-    limit: Option<MessagingLimit>,
-    /// Whether it stood in the first field.
-    from_first: bool,
-    unknown: Vec<UnknownValue>,
-}
-
-impl Limits {
-    /// The first limit wins, but "not set" yields to a positive one in a later field.
-    fn read<const N: usize>(fields: [&Scalar<'_>; N]) -> Self {
-        let mut read = Self {
-            limit: None,
-            from_first: false,
-            unknown: Vec::new(),
-        };
-        for (index, field) in fields.into_iter().enumerate() {
-            match field.limit() {
-                Ok(Some(limit))
-                    if read
-                        .limit
-                        .is_none_or(|earlier| !earlier.is_set() && limit.is_set()) =>
-                {
-                    read.limit = Some(limit);
-                    read.from_first = index == 0;
-                }
-                Ok(_) => {}
-                Err(()) => read
-                    .unknown
-                    .push(UnknownValue::new(UnknownField::Limit, field.to_log())),
-            }
-        }
-        read
     }
 }

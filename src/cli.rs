@@ -1,0 +1,257 @@
+//! The command line and the environment, read into a [`Config`].
+
+use std::{ffi::OsString, path::PathBuf, str::FromStr};
+
+use clap::{
+    Arg, ArgAction, ArgMatches, Command, builder::ValueParser, error::ErrorKind, value_parser,
+};
+use tracing::level_filters::LevelFilter;
+
+use crate::{
+    config::{Config, ListenAddress, SecretPlace, SecretSource, variable},
+    http::is_taken,
+    providers,
+    telemetry::LogFormat,
+};
+
+const WEB_LISTEN_ADDRESS: &str = "web.listen-address";
+const WEBHOOK_LISTEN_ADDRESS: &str = "webhook.listen-address";
+const TELEMETRY_PATH: &str = "web.telemetry-path";
+const MAX_REQUESTS: &str = "web.max-requests";
+const STORAGE_PATH: &str = "storage.path";
+const MAX_PHONE_NUMBERS: &str = "limits.max-phone-numbers";
+const ALLOW_UNAUTHENTICATED: &str = "webhook.allow-unauthenticated";
+const LOG_LEVEL: &str = "log.level";
+const LOG_FORMAT: &str = "log.format";
+const LOG_PHONE_NUMBERS: &str = "log.phone-numbers";
+
+/// Reads arguments (the program's name first) and the environment. No file is read, and no secret.
+///
+/// # Errors
+///
+/// Where a flag or its value is none; and where the help or the version was asked for, which
+/// [`is_answer`] tells.
+pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Config, clap::Error> {
+    let matches = command().try_get_matches_from(arguments)?;
+    let allowed = many::<String>(&matches, ALLOW_UNAUTHENTICATED);
+    let allowed = allowed.filter_map(|name| Some(providers::by_name(name)?.name));
+    Ok(Config {
+        web_addresses: many(&matches, WEB_LISTEN_ADDRESS).cloned().collect(),
+        webhook_addresses: many(&matches, WEBHOOK_LISTEN_ADDRESS).cloned().collect(),
+        telemetry_path: one(&matches, TELEMETRY_PATH),
+        max_requests: one(&matches, MAX_REQUESTS),
+        storage_path: one(&matches, STORAGE_PATH),
+        max_phone_numbers: one(&matches, MAX_PHONE_NUMBERS),
+        secrets: secret_sources(&matches),
+        allow_unauthenticated: allowed.collect(),
+        log_level: one(&matches, LOG_LEVEL),
+        log_format: one(&matches, LOG_FORMAT),
+        log_phone_numbers: matches.get_flag(LOG_PHONE_NUMBERS),
+    })
+}
+
+/// Whether this is no error but the help or the version that was asked for.
+pub fn is_answer(error: &clap::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
+    )
+}
+
+/// Of each secret of each provider, the files and then the variable that may hold it.
+fn secret_sources(matches: &ArgMatches) -> Vec<SecretSource> {
+    let mut sources = Vec::new();
+    for provider in providers::ALL {
+        let name = provider.name;
+        for kind in provider.secrets() {
+            let flag = kind.flag(name);
+            let files = many::<PathBuf>(matches, &flag).map(|path| SecretPlace::File {
+                flag: flag.clone(),
+                path: path.clone(),
+            });
+            let variable = SecretPlace::Variable(kind.variable(name));
+            let places = files.chain([variable]);
+            sources.extend(places.map(|place| SecretSource {
+                provider: name,
+                kind,
+                place,
+            }));
+        }
+    }
+    sources
+}
+
+/// The command line, for `--help` and for the documentation.
+pub fn command() -> Command {
+    let version = concat!(
+        env!("CARGO_PKG_VERSION"),
+        " (revision ",
+        env!("BUILD_REVISION"),
+        ", rustc ",
+        env!("BUILD_RUSTC"),
+        ")"
+    );
+    let help = Arg::new("help")
+        .long("help")
+        .short('h')
+        .action(ArgAction::HelpShort);
+    let print_version = Arg::new("version")
+        .long("version")
+        .short('V')
+        .action(ArgAction::Version);
+    Command::new(env!("CARGO_PKG_NAME"))
+        .about(
+            "Receives WhatsApp's quality and messaging limit webhooks and exposes them to \
+             Prometheus.",
+        )
+        .version(env!("CARGO_PKG_VERSION"))
+        .long_version(version)
+        .after_help(
+            "Each flag has an environment variable: WHATSAPP_EXPORTER_ and the flag in capitals, \
+             dots and dashes as underscores. Lists are separated by commas, there as here.",
+        )
+        .disable_version_flag(true)
+        .arg(print_version.help("print the version"))
+        .disable_help_flag(true)
+        .arg(help.help("print this help"))
+        .args(listener_flags())
+        .args(secret_flags())
+        .args(other_flags())
+}
+
+fn listener_flags() -> [Arg; 5] {
+    let names = providers::ALL.iter().map(|provider| provider.name.as_str());
+    let names: Vec<_> = names.collect();
+    let address = |name, help, default: &'static str| {
+        list(name, "ADDRESS", help)
+            .default_value(default)
+            .value_parser(ListenAddress::from_str)
+    };
+    [
+        address(
+            WEB_LISTEN_ADDRESS,
+            "private: where /metrics, health and the API are served (repeatable)",
+            "127.0.0.1:10877",
+        ),
+        flag(TELEMETRY_PATH, "PATH", "path of the metrics")
+            .default_value("/metrics")
+            .value_parser(ValueParser::new(telemetry_path)),
+        flag(MAX_REQUESTS, "N", "scrapes at a time; 0 for no limit")
+            .default_value("40")
+            .value_parser(value_parser!(usize)),
+        address(
+            WEBHOOK_LISTEN_ADDRESS,
+            "public: where webhooks are received (repeatable)",
+            "127.0.0.1:10878",
+        ),
+        list(
+            ALLOW_UNAUTHENTICATED,
+            "PROVIDER",
+            "accept this provider's webhooks from anybody (repeatable)",
+        )
+        .value_parser(names),
+    ]
+}
+
+fn secret_flags() -> impl Iterator<Item = Arg> {
+    providers::ALL.iter().flat_map(|provider| {
+        provider.secrets().map(|kind| {
+            let help = format!(
+                "{}: {}; or the secret itself in the environment: {}",
+                provider.title,
+                kind.help(),
+                kind.variable(provider.name)
+            );
+            list(&kind.flag(provider.name), "FILE", &help).value_parser(value_parser!(PathBuf))
+        })
+    })
+}
+
+fn other_flags() -> [Arg; 5] {
+    [
+        flag(STORAGE_PATH, "FOLDER", "folder of the embedded storage")
+            .default_value("data")
+            .value_parser(ValueParser::new(storage_path)),
+        flag(
+            MAX_PHONE_NUMBERS,
+            "N",
+            "phone numbers, and accounts, there may be; changes of more are refused",
+        )
+        .default_value("1000000")
+        .value_parser(value_parser!(usize)),
+        flag(LOG_LEVEL, "LEVEL", "least severe level that is logged")
+            .default_value("info")
+            .value_parser(ValueParser::new(log_level)),
+        flag(LOG_FORMAT, "FORMAT", "format of the log: logfmt or json")
+            .default_value("logfmt")
+            .value_parser(LogFormat::from_str),
+        flag(
+            LOG_PHONE_NUMBERS,
+            "",
+            "log phone numbers whole, not masked to their last four digits",
+        )
+        .action(ArgAction::SetTrue),
+    ]
+}
+
+fn flag(name: &str, value: &str, help: &str) -> Arg {
+    Arg::new(name.to_owned())
+        .long(name.to_owned())
+        .value_name(value.to_owned())
+        .help(help.to_owned())
+        .env(variable(name))
+        .hide_env(true)
+        .action(ArgAction::Set)
+}
+
+/// A flag that is repeatable.
+fn list(name: &str, value: &str, help: &str) -> Arg {
+    flag(name, value, help)
+        .action(ArgAction::Append)
+        .value_delimiter(',')
+}
+
+fn telemetry_path(path: &str) -> Result<String, String> {
+    let is_plain = |b: u8| b.is_ascii_graphic() && !b"?#%\"<>".contains(&b);
+    if !path.starts_with('/') || !path.bytes().all(is_plain) {
+        Err("expected a path that begins with / and has no query".into())
+    } else if is_taken(path) {
+        Err("something else is served there".into())
+    } else {
+        Ok(path.to_owned())
+    }
+}
+
+/// A relative path would say nothing in the log of a service.
+fn storage_path(path: &str) -> Result<PathBuf, String> {
+    std::path::absolute(path).map_err(|error| error.to_string())
+}
+
+fn log_level(name: &str) -> Result<LevelFilter, String> {
+    match name {
+        "error" => Ok(LevelFilter::ERROR),
+        "warn" => Ok(LevelFilter::WARN),
+        "info" => Ok(LevelFilter::INFO),
+        "debug" => Ok(LevelFilter::DEBUG),
+        _ => Err("expected error, warn, info or debug".into()),
+    }
+}
+
+fn many<'a, T: Clone + Send + Sync + 'static>(
+    matches: &'a ArgMatches,
+    name: &str,
+) -> impl Iterator<Item = &'a T> + use<'a, T> {
+    matches.get_many(name).into_iter().flatten()
+}
+
+/// The value of a flag that has a default.
+#[expect(
+    clippy::expect_used,
+    reason = "every caller's flag is declared above with a default of that type"
+)]
+fn one<T: Clone + Send + Sync + 'static>(matches: &ArgMatches, name: &str) -> T {
+    matches
+        .get_one::<T>(name)
+        .expect("a flag with a default")
+        .clone()
+}

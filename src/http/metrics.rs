@@ -1,0 +1,111 @@
+//! Scrapes: what is asked for, and the page.
+
+use std::{
+    borrow::Cow,
+    sync::{Arc, Mutex, MutexGuard},
+    time::Instant,
+};
+
+use hyper::{
+    HeaderMap, StatusCode,
+    header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, VARY},
+};
+use tokio::sync::Semaphore;
+
+use super::{Answer, PageBody, error, negotiate};
+use crate::{
+    exposition::{Encoding, Exposition, Part, ScrapeOptions},
+    state::Table,
+    telemetry::Telemetry,
+};
+
+/// Answers scrapes.
+pub(super) struct Metrics {
+    table: Arc<Table>,
+    exposition: Arc<Mutex<Exposition>>,
+    telemetry: Arc<Telemetry>,
+    permits: Arc<Semaphore>,
+}
+
+impl Metrics {
+    /// Answers at most `max_requests` scrapes at a time; as with Prometheus' own exporters, 0 is no
+    /// limit.
+    pub(super) fn new(table: Arc<Table>, telemetry: Arc<Telemetry>, max_requests: usize) -> Self {
+        let exposition = Arc::new(Mutex::new(Exposition::new(Arc::clone(&table))));
+        let permits = match max_requests {
+            0 => Semaphore::MAX_PERMITS,
+            max => max.min(Semaphore::MAX_PERMITS),
+        };
+        Self {
+            table,
+            exposition,
+            telemetry,
+            permits: Arc::new(Semaphore::new(permits)),
+        }
+    }
+
+    pub(super) async fn answer(&self, headers: &HeaderMap, query: &str) -> Answer {
+        let part = match part_of(query) {
+            Ok(part) => part,
+            Err(sentence) => return error(StatusCode::BAD_REQUEST, sentence),
+        };
+        let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
+            let sentence = "too many scrapes at a time (--web.max-requests)";
+            return error(StatusCode::SERVICE_UNAVAILABLE, sentence);
+        };
+        let (format, encoding) = (negotiate::format(headers), negotiate::encoding(headers));
+        let options = ScrapeOptions {
+            format,
+            encoding,
+            part,
+        };
+        let exposition = Arc::clone(&self.exposition);
+        let table = Arc::clone(&self.table);
+        let telemetry = Arc::clone(&self.telemetry);
+        let page = tokio::task::spawn_blocking(move || {
+            let began = Instant::now();
+            let exporter_families = telemetry.gather();
+            // A second scrape waits here, and finds what the first has rendered.
+            let page = lock(&exposition, &table).page(options, &exporter_families);
+            telemetry
+                .scrape_duration
+                .observe(began.elapsed().as_secs_f64());
+            page
+        });
+        let Ok(page) = page.await else {
+            let sentence = "the page cannot be written; the log says why";
+            return error(StatusCode::INTERNAL_SERVER_ERROR, sentence);
+        };
+        let mut answer = Answer::new(PageBody::with_permit(page, permit));
+        let headers = answer.headers_mut();
+        headers.insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static(format.content_type()),
+        );
+        headers.insert(VARY, HeaderValue::from_static("Accept, Accept-Encoding"));
+        if encoding == Encoding::Gzip {
+            headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        }
+        answer
+    }
+}
+
+/// What is kept for pages; nothing after a panic, which may have left it half made.
+fn lock<'a>(exposition: &'a Mutex<Exposition>, table: &Arc<Table>) -> MutexGuard<'a, Exposition> {
+    exposition.lock().unwrap_or_else(|poisoned| {
+        exposition.clear_poison();
+        let mut kept = poisoned.into_inner();
+        *kept = Exposition::new(Arc::clone(table));
+        kept
+    })
+}
+
+/// `shard=I/N`; other parameters are the scraper's own affair.
+fn part_of(query: &str) -> Result<Part, &'static str> {
+    let pairs: Vec<(Cow<'_, str>, Cow<'_, str>)> =
+        serde_urlencoded::from_str(query).unwrap_or_default();
+    match pairs.iter().find(|(name, _)| name == "shard") {
+        None => Ok(Part::WHOLE),
+        Some((_, part)) => Part::parse(part).ok_or("shard is not I/N with 0 <= I < N"),
+    }
+}

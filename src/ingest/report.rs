@@ -1,0 +1,192 @@
+//! What the log and the metrics say of accepted requests.
+
+use std::{sync::Arc, time::Instant};
+
+use smol_str::{SmolStr, ToSmolStr};
+use tracing::{info, warn};
+
+use super::{OutcomeCounts, Request, writer::Folded};
+use crate::{
+    domain::{Change, ChangeKind, MessagingLimit, ProviderName, Timestamp, UnknownField},
+    state::{Applied, Outcome},
+    telemetry::{ChangeMetrics, LogLimiter, LogPermit, ProviderMetrics, Telemetry},
+};
+
+/// Counts and logs what was accepted.
+#[derive(Debug)]
+pub(super) struct Reporter {
+    telemetry: Arc<Telemetry>,
+    log_phone_numbers: bool,
+    lines: LogLimiter,
+}
+
+impl Reporter {
+    pub(super) fn new(telemetry: Arc<Telemetry>, log_phone_numbers: bool) -> Self {
+        let lines = LogLimiter::for_authentic_senders();
+        Self {
+            telemetry,
+            log_phone_numbers,
+            lines,
+        }
+    }
+
+    /// Counts a request.
+    pub(super) fn count(&self, folded: &Folded, now: Timestamp) -> OutcomeCounts {
+        let Some(metrics) = self.telemetry.provider(folded.provider) else {
+            return OutcomeCounts::default();
+        };
+        let Request::Delivery(parsed) = &folded.request else {
+            metrics.last_handshake.set(now);
+            return OutcomeCounts::default();
+        };
+        let mut counts = OutcomeCounts {
+            ignored: parsed.ignored,
+            invalid: parsed.invalid,
+            test: parsed.test,
+            ..OutcomeCounts::default()
+        };
+        for (change, outcome) in parsed.changes.iter().zip(&folded.outcomes) {
+            match outcome {
+                Outcome::Applied(_) => counts.applied += 1,
+                Outcome::Stale(_) => counts.stale += 1,
+                Outcome::Duplicate => counts.duplicate += 1,
+                Outcome::Refused => {
+                    counts.invalid += 1;
+                    self.telemetry.phone_numbers_refused.inc();
+                }
+            }
+            if is_news(outcome) {
+                count_change(metrics, change, now);
+            }
+        }
+        add_counts(&metrics.changes, &counts);
+        metrics.last_accepted.set(now);
+        if counts.applied + counts.stale + counts.duplicate > 0 {
+            metrics.last_change.set(now);
+        }
+        counts
+    }
+
+    /// Logs a request.
+    pub(super) fn log(&self, folded: &Folded, now: Instant) {
+        let Request::Delivery(parsed) = &folded.request else {
+            return;
+        };
+        let provider = folded.provider.as_str();
+        if let Some(reason) = parsed.first_invalid
+            && let Some(LogPermit { suppressed }) = self.lines.admit(now)
+        {
+            let changes = parsed.invalid;
+            warn!(provider, changes, %reason, suppressed, "invalid changes in a webhook");
+        }
+        for (change, outcome) in parsed.changes.iter().zip(&folded.outcomes) {
+            if is_news(outcome) {
+                self.log_unknown_values(folded.provider, change, now);
+            }
+            if *outcome == Outcome::Duplicate {
+                continue;
+            }
+            let Some(permit) = self.lines.admit(now) else {
+                continue;
+            };
+            match outcome {
+                Outcome::Applied(applied) => self.log_change(change, applied, "applied", permit),
+                Outcome::Stale(applied) => self.log_change(change, applied, "stale", permit),
+                Outcome::Duplicate | Outcome::Refused => warn!(
+                    provider,
+                    waba_id = change.account.waba_id.as_str(),
+                    suppressed = permit.suppressed,
+                    "change refused: it would add a phone number or an account beyond \
+                     --limits.max-phone-numbers"
+                ),
+            }
+        }
+    }
+
+    /// Logs each value that this version does not know, because a provider does not send it again.
+    fn log_unknown_values(&self, provider: ProviderName, change: &Change, now: Instant) {
+        for unknown in &change.unknown {
+            if let Some(LogPermit { suppressed }) = self.lines.admit(now) {
+                let (field, value) = (unknown.field.as_str(), unknown.value.as_str());
+                let provider = provider.as_str();
+                warn!(
+                    provider,
+                    field, value, suppressed, "unknown value in a webhook"
+                );
+            }
+        }
+    }
+
+    fn log_change(
+        &self,
+        change: &Change,
+        applied: &Applied,
+        outcome: &'static str,
+        permit: LogPermit,
+    ) {
+        let (phone_number, event) = match &change.kind {
+            ChangeKind::PhoneNumberQuality {
+                phone_number,
+                event,
+                ..
+            } => {
+                let shown = match self.log_phone_numbers {
+                    true => phone_number.as_str().to_smolstr(),
+                    false => phone_number.masked(),
+                };
+                (shown, event.as_str())
+            }
+            ChangeKind::AccountCapability { .. } => {
+                (SmolStr::default(), "business_capability_update")
+            }
+        };
+        let limit = |limit: Option<MessagingLimit>| {
+            limit.map_or("unknown".into(), |limit| limit.to_smolstr())
+        };
+        // The fields are given as text, because tracing formats other values once for each layer.
+        info!(
+            provider = change.account.provider.as_str(),
+            waba_id = change.account.waba_id.as_str(),
+            phone_number = phone_number.as_str(),
+            event,
+            outcome,
+            old_limit = limit(applied.old_limit).as_str(),
+            new_limit = limit(applied.new_limit).as_str(),
+            suppressed = permit.suppressed,
+            message = "webhook change accepted"
+        );
+    }
+}
+
+/// Whether a change was new, be it overtaken or not.
+fn is_news(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Applied(_) | Outcome::Stale(_))
+}
+
+fn count_change(metrics: &ProviderMetrics, change: &Change, now: Timestamp) {
+    for unknown in &change.unknown {
+        match unknown.field {
+            UnknownField::Event => metrics.unknown_events.inc(),
+            UnknownField::Limit => metrics.unknown_limits.inc(),
+        }
+    }
+    if let Some(time) = change.happened(now) {
+        metrics.delivery_delay.observe(now.seconds_since(time));
+    }
+}
+
+/// Adds what became of the changes of a delivery.
+fn add_counts(metrics: &ChangeMetrics, counts: &OutcomeCounts) {
+    for (counter, changes) in [
+        (&metrics.applied, counts.applied),
+        (&metrics.duplicate, counts.duplicate),
+        (&metrics.stale, counts.stale),
+        (&metrics.ignored, counts.ignored),
+        (&metrics.invalid, counts.invalid),
+        (&metrics.test, counts.test),
+    ] {
+        if changes > 0 {
+            counter.inc_by(changes);
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! Accounts: what is known of one, how a webhook changes it and all its numbers, and its metric
+//! families.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Dated, Draft, Entity, Family, Limit, MetricKind, Outcome, Parts, Shards, Table, Value,
+    fold::{Freshness, Received},
+    limit::{Before, Report, change_samples, changed_samples, current_samples, previous_samples},
+    seen::Seen,
+};
+use crate::domain::{
+    AccountKey, LimitScope, MaxPhoneNumbers, MessagingLimit, NumberKey, ProviderName, Timestamp,
+    WabaId,
+};
+
+impl Entity for AccountKey {
+    const KIND: &'static str = "account";
+    const LIST: &'static str = "accounts";
+    const PREFIX: &'static str = "whatsapp_business_account_";
+    const LABELS: &'static [&'static str] = &["provider", "waba_id"];
+    const FAMILIES: &'static [Family<Account>] = FAMILIES;
+
+    type Record = Account;
+
+    fn parts(&self) -> Parts<'_> {
+        [self.provider.as_str(), self.waba_id.as_str()]
+            .into_iter()
+            .collect()
+    }
+
+    fn from_parts(provider: ProviderName, rest: &[&str]) -> Option<Self> {
+        let [waba_id] = rest else { return None };
+        Some(Self {
+            provider,
+            waba_id: WabaId::from_stored(waba_id),
+        })
+    }
+
+    fn shards(table: &Table) -> &Shards<Self> {
+        &table.accounts
+    }
+}
+
+/// What is known of an account.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Account {
+    /// The limit its numbers share.
+    #[serde(default, skip_serializing_if = "super::is_default")]
+    pub limit: Limit,
+    /// How many numbers there may be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_phone_numbers: Option<Dated<MaxPhoneNumbers>>,
+    /// Deliveries already seen.
+    #[serde(default, skip_serializing_if = "super::is_default")]
+    pub seen: Seen,
+}
+
+/// Whether a report of an account's limit is another than the one before.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum AccountLimit {
+    Changed,
+    Repeated,
+}
+
+impl Account {
+    /// The newest time that is known of the account.
+    fn newest(&self) -> Option<Timestamp> {
+        let max_phone_numbers = self.max_phone_numbers.map(|known| known.at);
+        max_phone_numbers.max(self.limit.newest())
+    }
+}
+
+impl Draft<'_> {
+    /// Folds a capability into its account and all its numbers.
+    pub(super) fn apply_capability(
+        &mut self,
+        limit: Option<MessagingLimit>,
+        max_phone_numbers: MaxPhoneNumbers,
+        received: &Received<'_>,
+    ) -> Outcome {
+        let key = &received.change.account;
+        let known = self.account(key);
+        if known.is_none() && self.has_no_room_for_an_account() {
+            return Outcome::Refused;
+        }
+        let known = known.unwrap_or_default();
+        if known.seen.contains(received.change.identity) {
+            return Outcome::Duplicate;
+        }
+        let scope = limit.map(|_| LimitScope::Portfolio);
+        let happened_at = received.happened_at(|| self.newest(key, &known, scope));
+        let mut account = Arc::unwrap_or_clone(known);
+        account.seen.remember(received.change.identity);
+        let mut freshness = Freshness::default();
+        if max_phone_numbers != MaxPhoneNumbers::default() {
+            let known = &mut account.max_phone_numbers;
+            freshness.note(Dated::set(known, max_phone_numbers, happened_at));
+        }
+        let shown = account.limit.value();
+        match limit {
+            Some(limit) => {
+                let report = Report {
+                    limit,
+                    happened_at,
+                    accepted_at: received.accepted_at,
+                };
+                let before = Before {
+                    shown,
+                    ..Before::default()
+                };
+                freshness.note(self.apply_account_limit(key, account, report, before));
+            }
+            None => self.put_account(key.clone(), account),
+        }
+        let new_limit = self.account(key).and_then(|account| account.limit.value());
+        freshness.outcome((shown, new_limit))
+    }
+
+    /// Sets an account's limit, and with it the limit of every number that knows none newer. False
+    /// where the report is stale.
+    pub(super) fn apply_account_limit(
+        &mut self,
+        key: &AccountKey,
+        mut account: Account,
+        report: Report,
+        before: Before,
+    ) -> bool {
+        let is_newer = account.limit.apply(report, before);
+        self.put_account(key.clone(), account);
+        if !is_newer {
+            return false;
+        }
+        let change = match before.shown == Some(report.limit) {
+            true => AccountLimit::Repeated,
+            false => AccountLimit::Changed,
+        };
+        for key in self.numbers_affected(key, change) {
+            let Some(mut number) = self.number(&key) else {
+                continue;
+            };
+            let shown = number.limit.value();
+            if shown != Some(report.limit) {
+                let before = Before {
+                    shown,
+                    ..Before::default()
+                };
+                if !Arc::make_mut(&mut number).limit.apply(report, before) {
+                    self.mark_differing(&key);
+                }
+                self.numbers.insert(key, number);
+            }
+        }
+        true
+    }
+
+    /// The numbers that a report of their account's limit may change. Where it repeats the limit
+    /// that the account had, a number that shows this limit needs no new record: the time of its
+    /// limit is caught up at its next event, when it inherits from the account.
+    fn numbers_affected(&self, account: &AccountKey, change: AccountLimit) -> Vec<NumberKey> {
+        let members = self.fold.members.get(account).into_iter();
+        let key_of = |phone_number: &_| NumberKey::of(account, phone_number);
+        match change {
+            AccountLimit::Changed => {
+                let new = self
+                    .new_numbers
+                    .iter()
+                    .filter(|key| key.account == *account);
+                let all = members.flat_map(|members| &members.all);
+                all.map(key_of).chain(new.cloned()).collect()
+            }
+            AccountLimit::Repeated => {
+                let here = self.differing.get(account).into_iter().flatten();
+                let differing = members.flat_map(|members| &members.differing);
+                differing.chain(here).map(key_of).collect()
+            }
+        }
+    }
+
+    /// The newest time that is known of an account, and where a limit of the portfolio is reported,
+    /// of the limits of its numbers.
+    pub(super) fn newest(
+        &self,
+        key: &AccountKey,
+        account: &Account,
+        scope: Option<LimitScope>,
+    ) -> Option<Timestamp> {
+        let numbers = match scope {
+            Some(LimitScope::Portfolio) => self.numbers_affected(key, AccountLimit::Changed),
+            _ => Vec::new(),
+        };
+        let limits = numbers
+            .iter()
+            .filter_map(|key| self.number(key)?.limit.newest());
+        limits.chain(account.newest()).max()
+    }
+}
+
+const FAMILIES: &[Family<Account>] = &[
+    Family {
+        name: "whatsapp_business_account_messaging_limit",
+        kind: MetricKind::Gauge,
+        help: "The portfolio's limit as last reported for this account, in unique customers in a rolling 24 hours: \
+               +Inf unlimited, absent while unknown.",
+        label: None,
+        samples: |account, sample| current_samples(&account.limit, sample),
+    },
+    Family {
+        name: "whatsapp_business_account_previous_messaging_limit",
+        kind: MetricKind::Gauge,
+        help: "The account's messaging limit before its last change; absent until there was one.",
+        label: None,
+        samples: |account, sample| previous_samples(&account.limit, sample),
+    },
+    Family {
+        name: "whatsapp_business_account_messaging_limit_changes_total",
+        kind: MetricKind::Counter,
+        help: "Changes of the account's messaging limit.",
+        label: Some("direction"),
+        samples: |account, sample| change_samples(&account.limit, sample),
+    },
+    Family {
+        name: "whatsapp_business_account_messaging_limit_changed_timestamp_seconds",
+        kind: MetricKind::Gauge,
+        help: "When this exporter applied the last change in that direction; absent until then.",
+        label: Some("direction"),
+        samples: |account, sample| changed_samples(&account.limit, sample),
+    },
+    Family {
+        name: "whatsapp_business_account_max_phone_numbers",
+        kind: MetricKind::Gauge,
+        help: "Phone numbers that the business portfolio or the account may have, whichever was reported last.",
+        label: Some("scope"),
+        samples: |account, sample| {
+            let Some(known) = account.max_phone_numbers else {
+                return;
+            };
+            for (scope, most) in [
+                ("business", known.value.business),
+                ("waba", known.value.waba),
+            ] {
+                if let Some(most) = most {
+                    sample(scope, Value::Count(most));
+                }
+            }
+        },
+    },
+];

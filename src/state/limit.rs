@@ -1,0 +1,181 @@
+//! A messaging limit, and how it came about.
+
+use serde::{Deserialize, Serialize};
+
+use super::Value;
+use crate::domain::{Direction, EventKind, MessagingLimit, Timestamp};
+
+/// Something known since a time: the newest said of it.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Dated<T> {
+    /// What is known.
+    pub value: T,
+    /// When that happened, by the provider's time.
+    pub at: Timestamp,
+}
+
+/// A limit and how it came about.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Limit {
+    /// The limit, where it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub current: Option<Dated<MessagingLimit>>,
+    /// The limit before the last change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous: Option<MessagingLimit>,
+    /// Changes upward.
+    #[serde(default, skip_serializing_if = "super::is_default")]
+    pub up: Changes,
+    /// Changes downward.
+    #[serde(default, skip_serializing_if = "super::is_default")]
+    pub down: Changes,
+}
+
+/// Changes in one direction, as this exporter observed them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Changes {
+    /// How many.
+    pub total: u64,
+    /// When the last of them was accepted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<Timestamp>,
+}
+
+/// A limit as it was reported.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Report {
+    pub(super) limit: MessagingLimit,
+    /// When it happened, by the provider's time.
+    pub(super) happened_at: Timestamp,
+    /// When this exporter accepted the report.
+    pub(super) accepted_at: Timestamp,
+}
+
+/// The limit before a report, as far as anything tells.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Before {
+    /// What was shown.
+    pub(super) shown: Option<MessagingLimit>,
+    /// What the provider says, where nothing was shown.
+    pub(super) reported: Option<MessagingLimit>,
+    /// The event, whose name may tell the direction where neither limit is known.
+    pub(super) event: Option<EventKind>,
+}
+
+impl<T> Dated<T> {
+    /// Takes `value` unless what is known is newer: of equal times the later arrival counts.
+    pub(super) fn set(known: &mut Option<Self>, value: T, at: Timestamp) -> bool {
+        let is_newer = known.as_ref().is_none_or(|known| known.at <= at);
+        if is_newer {
+            *known = Some(Self { value, at });
+        }
+        is_newer
+    }
+}
+
+impl Before {
+    fn limit(&self) -> Option<MessagingLimit> {
+        self.shown.or(self.reported)
+    }
+}
+
+impl Limit {
+    /// The limit, where it is known.
+    pub fn value(&self) -> Option<MessagingLimit> {
+        self.current.map(|known| known.value)
+    }
+
+    /// The changes in one direction.
+    pub fn changes(&self, direction: Direction) -> &Changes {
+        match direction {
+            Direction::Up => &self.up,
+            Direction::Down => &self.down,
+        }
+    }
+
+    /// The time of the newest limit.
+    pub(super) fn newest(&self) -> Option<Timestamp> {
+        self.current.map(|known| known.at)
+    }
+
+    /// Takes a limit that was reported, and records the change. False where it is stale.
+    pub(super) fn apply(&mut self, report: Report, before: Before) -> bool {
+        let is_newer = Dated::set(&mut self.current, report.limit, report.happened_at);
+        if is_newer {
+            let direction = match (before.limit(), before.event) {
+                (Some(before), _) => report.limit.direction_from(before),
+                (None, Some(EventKind::Downgrade)) => Some(Direction::Down),
+                (None, Some(EventKind::Upgrade)) => Some(Direction::Up),
+                (None, _) => None,
+            };
+            if let Some(direction) = direction {
+                self.record(direction, before, report.accepted_at);
+            }
+        }
+        is_newer
+    }
+
+    /// Records a fall to a limit that was not reported. False where a newer limit is known.
+    pub(super) fn record_fall_without_limit(
+        &mut self,
+        happened_at: Timestamp,
+        accepted_at: Timestamp,
+        before: Before,
+    ) -> bool {
+        let is_newer = self.current.is_none_or(|known| known.at <= happened_at);
+        if is_newer {
+            self.record(Direction::Down, before, accepted_at);
+        }
+        is_newer
+    }
+
+    /// Takes the account's limit where it is newer, which is no change of the number's: the number
+    /// shows it already, or was not shown before.
+    pub(super) fn inherit(&mut self, account: Option<Dated<MessagingLimit>>) {
+        if let Some(account) = account
+            && self.current.is_none_or(|known| known.at < account.at)
+        {
+            self.current = Some(account);
+        }
+    }
+
+    fn record(&mut self, direction: Direction, before: Before, accepted_at: Timestamp) {
+        self.previous = before.limit();
+        let changes = match direction {
+            Direction::Up => &mut self.up,
+            Direction::Down => &mut self.down,
+        };
+        changes.total += 1;
+        changes.last = Some(accepted_at);
+    }
+}
+
+// The samples of a limit's families, for numbers and accounts alike.
+
+const DIRECTIONS: [(&str, Direction); 2] = [("up", Direction::Up), ("down", Direction::Down)];
+
+pub(super) fn current_samples(limit: &Limit, sample: &mut dyn FnMut(&'static str, Value)) {
+    if let Some(limit) = limit.value() {
+        sample("", Value::Limit(limit));
+    }
+}
+
+pub(super) fn previous_samples(limit: &Limit, sample: &mut dyn FnMut(&'static str, Value)) {
+    if let Some(limit) = limit.previous {
+        sample("", Value::Limit(limit));
+    }
+}
+
+pub(super) fn change_samples(limit: &Limit, sample: &mut dyn FnMut(&'static str, Value)) {
+    for (name, direction) in DIRECTIONS {
+        sample(name, Value::Count(limit.changes(direction).total));
+    }
+}
+
+pub(super) fn changed_samples(limit: &Limit, sample: &mut dyn FnMut(&'static str, Value)) {
+    for (name, direction) in DIRECTIONS {
+        if let Some(time) = limit.changes(direction).last {
+            sample(name, Value::Time(time));
+        }
+    }
+}

@@ -1,0 +1,324 @@
+//! Phone numbers: what is known of one, how an event changes it, and its metric families.
+//!
+//! For example, a number that shows 10000 and is flagged gets a DOWNGRADE with the limit 1000: it is
+//! no longer flagged, shows 1000 after 10000, and has one more change downward, dated with the time
+//! at which this exporter accepted the event.
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::{
+    Dated, Draft, Entity, Family, Limit, MetricKind, Outcome, Parts, Shards, Table, Value,
+    fold::{Freshness, Received},
+    limit::{Before, Report, change_samples, changed_samples, current_samples, previous_samples},
+    seen::Seen,
+};
+use crate::domain::{
+    AccountKey, EventKind, LimitScope, MessagingLimit, NumberKey, PhoneNumber, ProviderName,
+    ReportedLimit, Timestamp, WabaId,
+};
+
+impl Entity for NumberKey {
+    const KIND: &'static str = "number";
+    const LIST: &'static str = "phone_numbers";
+    const PREFIX: &'static str = "whatsapp_phone_number_";
+    const LABELS: &'static [&'static str] = &["provider", "waba_id", "phone_number"];
+    const FAMILIES: &'static [Family<Number>] = FAMILIES;
+
+    type Record = Number;
+
+    fn parts(&self) -> Parts<'_> {
+        let account = &self.account;
+        [
+            account.provider.as_str(),
+            account.waba_id.as_str(),
+            self.phone_number.as_str(),
+        ]
+        .into_iter()
+        .collect()
+    }
+
+    fn from_parts(provider: ProviderName, rest: &[&str]) -> Option<Self> {
+        let [waba_id, phone_number] = rest else {
+            return None;
+        };
+        let account = AccountKey {
+            provider,
+            waba_id: WabaId::from_stored(waba_id),
+        };
+        Some(Self {
+            account,
+            phone_number: PhoneNumber::from_stored(phone_number),
+        })
+    }
+
+    fn shards(table: &Table) -> &Shards<Self> {
+        &table.numbers
+    }
+}
+
+/// What is known of a phone number.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Number {
+    /// Its own limit, or its account's where that was said later.
+    #[serde(default, skip_serializing_if = "super::is_default")]
+    pub limit: Limit,
+    /// Whether it is flagged for its quality.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flagged: Option<Dated<bool>>,
+    /// Whether it may send at the higher throughput.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub high_throughput: Option<Dated<bool>>,
+    /// Accepted events by kind.
+    #[serde(default)]
+    pub events: Counts,
+    /// When the newest event happened, by the provider's time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_event: Option<Timestamp>,
+    /// Deliveries already seen.
+    #[serde(default, skip_serializing_if = "super::is_default")]
+    pub seen: Seen,
+}
+
+/// An event of a number, as a webhook reports it.
+pub(super) struct QualityEvent {
+    pub(super) event: EventKind,
+    pub(super) limit: Option<ReportedLimit>,
+    pub(super) old_limit: Option<MessagingLimit>,
+}
+
+impl Number {
+    /// The newest time that is known of the number.
+    fn newest(&self) -> Option<Timestamp> {
+        let facts = [self.flagged, self.high_throughput];
+        let facts = facts.into_iter().flatten().map(|known| known.at);
+        facts
+            .chain(self.limit.newest())
+            .chain(self.last_event)
+            .max()
+    }
+}
+
+impl Draft<'_> {
+    /// Folds an event into its number, and where it reports the portfolio's limit, into the account
+    /// and all its numbers.
+    pub(super) fn apply_quality(
+        &mut self,
+        key: NumberKey,
+        quality: &QualityEvent,
+        received: &Received<'_>,
+    ) -> Outcome {
+        let known = self.number(&key);
+        let is_new = known.is_none();
+        if is_new && self.has_no_room_for_a_number() {
+            return Outcome::Refused;
+        }
+        let known = known.unwrap_or_default();
+        if known.seen.contains(received.change.identity) {
+            return Outcome::Duplicate;
+        }
+        let account = self.account(&key.account);
+        let scope = quality.limit.map(|reported| reported.scope);
+        let happened_at = received.happened_at(|| {
+            let account = account.as_deref();
+            let of_account = account.and_then(|known| self.newest(&key.account, known, scope));
+            known.newest().max(of_account)
+        });
+        let mut number = std::sync::Arc::unwrap_or_clone(known);
+        number.seen.remember(received.change.identity);
+        number.events.count(quality.event);
+        number.last_event = number.last_event.max(Some(happened_at));
+
+        let mut freshness = number.set_facts(quality.event, happened_at);
+        let account_limit = account.as_ref().and_then(|known| known.limit.current);
+        number.limit.inherit(account_limit);
+        // A number that was never shown had no limit before, whatever its account's is.
+        let shown = if is_new { None } else { number.limit.value() };
+        let before = Before {
+            shown,
+            reported: quality.old_limit,
+            event: Some(quality.event),
+        };
+        let accepted_at = received.accepted_at;
+        match quality.limit {
+            Some(ReportedLimit { limit, .. }) => {
+                let report = Report {
+                    limit,
+                    happened_at,
+                    accepted_at,
+                };
+                freshness.note(number.limit.apply(report, before));
+            }
+            None if quality.event == EventKind::Downgrade => {
+                let limit = &mut number.limit;
+                let is_news = limit.record_fall_without_limit(happened_at, accepted_at, before);
+                freshness.note(is_news);
+            }
+            None => {}
+        }
+        let limits = (shown.or(quality.old_limit), number.limit.value());
+
+        let is_changed = is_new || number.limit.value() != shown;
+        if is_changed && number.limit.value() != account_limit.map(|known| known.value) {
+            self.mark_differing(&key);
+        }
+        let account_key = key.account.clone();
+        self.put_number(key, number, is_new);
+        if let Some(ReportedLimit {
+            limit,
+            scope: LimitScope::Portfolio,
+        }) = quality.limit
+        {
+            let account = account
+                .map(std::sync::Arc::unwrap_or_clone)
+                .unwrap_or_default();
+            let report = Report {
+                limit,
+                happened_at,
+                accepted_at,
+            };
+            let before = Before {
+                shown: account.limit.value(),
+                ..before
+            };
+            freshness.note(self.apply_account_limit(&account_key, account, report, before));
+        }
+        freshness.outcome(limits)
+    }
+}
+
+impl Number {
+    /// Sets what an event says besides the limit.
+    fn set_facts(&mut self, event: EventKind, happened_at: Timestamp) -> Freshness {
+        let mut freshness = Freshness::default();
+        if let Some(flagged) = event.flagged() {
+            freshness.note(Dated::set(&mut self.flagged, flagged, happened_at));
+        }
+        if let Some(high) = event.high_throughput() {
+            freshness.note(Dated::set(&mut self.high_throughput, high, happened_at));
+        }
+        freshness
+    }
+}
+
+/// Events by kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Counts([u64; EventKind::ALL.len()]);
+
+impl Counts {
+    /// How many of a kind.
+    pub fn of(&self, kind: EventKind) -> u64 {
+        self.0.get(kind as usize).copied().unwrap_or_default()
+    }
+
+    pub(super) fn count(&mut self, kind: EventKind) {
+        self.add(kind, 1);
+    }
+
+    fn add(&mut self, kind: EventKind, events: u64) {
+        if let Some(count) = self.0.get_mut(kind as usize) {
+            *count += events;
+        }
+    }
+}
+
+/// A map from names to counts, without the zeros.
+impl Serialize for Counts {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let counted = EventKind::ALL.into_iter().map(|kind| (kind, self.of(kind)));
+        serializer.collect_map(counted.filter(|(_, count)| *count > 0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Counts {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let counted = std::collections::BTreeMap::<EventKind, u64>::deserialize(deserializer)?;
+        let mut counts = Self::default();
+        for (kind, count) in counted {
+            counts.add(kind, count);
+        }
+        Ok(counts)
+    }
+}
+
+const FAMILIES: &[Family<Number>] = &[
+    Family {
+        name: "whatsapp_phone_number_messaging_limit",
+        kind: MetricKind::Gauge,
+        help: "Unique customers the number may open conversations with in a rolling 24 hours: \
+               +Inf unlimited, 0 not set yet, absent while unknown.",
+        label: None,
+        samples: |number, sample| current_samples(&number.limit, sample),
+    },
+    Family {
+        name: "whatsapp_phone_number_previous_messaging_limit",
+        kind: MetricKind::Gauge,
+        help: "The messaging limit before the last change; absent until there was one.",
+        label: None,
+        samples: |number, sample| previous_samples(&number.limit, sample),
+    },
+    Family {
+        name: "whatsapp_phone_number_messaging_limit_changes_total",
+        kind: MetricKind::Counter,
+        help: "Changes of the messaging limit, however they were learned.",
+        label: Some("direction"),
+        samples: |number, sample| change_samples(&number.limit, sample),
+    },
+    Family {
+        name: "whatsapp_phone_number_messaging_limit_changed_timestamp_seconds",
+        kind: MetricKind::Gauge,
+        help: "When this exporter applied the last change in that direction; absent until then.",
+        label: Some("direction"),
+        samples: |number, sample| changed_samples(&number.limit, sample),
+    },
+    Family {
+        name: "whatsapp_phone_number_flagged",
+        kind: MetricKind::Gauge,
+        help: "1 while the number is flagged for its quality, otherwise 0.",
+        label: None,
+        samples: |number, sample| {
+            sample(
+                "",
+                Value::Count(number.flagged.is_some_and(|known| known.value).into()),
+            );
+        },
+    },
+    Family {
+        name: "whatsapp_phone_number_high_throughput",
+        kind: MetricKind::Gauge,
+        help: "1 after THROUGHPUT_UPGRADE, otherwise 0.",
+        label: None,
+        samples: |number, sample| {
+            sample(
+                "",
+                Value::Count(
+                    number
+                        .high_throughput
+                        .is_some_and(|known| known.value)
+                        .into(),
+                ),
+            );
+        },
+    },
+    Family {
+        name: "whatsapp_phone_number_quality_events_total",
+        kind: MetricKind::Counter,
+        help: "Accepted quality events by kind.",
+        label: Some("event"),
+        samples: |number, sample| {
+            for kind in EventKind::ALL {
+                sample(kind.as_str(), Value::Count(number.events.of(kind)));
+            }
+        },
+    },
+    Family {
+        name: "whatsapp_phone_number_last_event_timestamp_seconds",
+        kind: MetricKind::Gauge,
+        help: "When the provider says the newest event happened; the time of its arrival where it says nothing.",
+        label: None,
+        samples: |number, sample| {
+            if let Some(time) = number.last_event {
+                sample("", Value::Time(time));
+            }
+        },
+    },
+];

@@ -1,0 +1,149 @@
+//! The documents that are stored: a line of JSON with a version, under a key that names what it is
+//! about, so that a person can read it with the storage's own tools.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::Value;
+
+use crate::{
+    domain::{AccountKey, EventKind, NumberKey, ProviderName},
+    providers,
+    state::{Entity, Record},
+};
+
+/// The version of the documents.
+const VERSION: u32 = 1;
+/// The kind of a provider's signs of life.
+const HEARTBEAT: &str = "provider";
+
+/// A stored document.
+#[derive(Serialize, Deserialize)]
+struct Document<T> {
+    version: u32,
+    record: T,
+}
+
+/// As much of a document as tells a newer one from a damaged one.
+#[derive(Deserialize)]
+struct Sketch {
+    version: u32,
+    #[serde(default)]
+    record: Value,
+}
+
+/// Why a document cannot be read.
+#[derive(Debug, PartialEq)]
+pub(super) enum Unreadable {
+    Newer(String),
+    Damaged(&'static str),
+}
+
+/// The document's key: a JSON list, because a phone number may hold any separator.
+pub(super) fn key_of(record: &Record) -> serde_json::Result<Vec<u8>> {
+    fn key_of_entity<K: Entity>(key: &K) -> serde_json::Result<Vec<u8>> {
+        let mut parts = key.parts();
+        parts.insert(0, K::KIND);
+        serde_json::to_vec(parts.as_slice())
+    }
+    match record {
+        Record::Number(key, _) => key_of_entity(key),
+        Record::Account(key, _) => key_of_entity(key),
+        Record::Heartbeat(provider, _) => serde_json::to_vec(&[HEARTBEAT, provider.as_str()]),
+    }
+}
+
+/// Appends the document.
+pub(super) fn write(record: &Record, text: &mut Vec<u8>) -> serde_json::Result<()> {
+    fn document<T: Serialize>(record: &T, text: &mut Vec<u8>) -> serde_json::Result<()> {
+        serde_json::to_writer(
+            text,
+            &Document {
+                version: VERSION,
+                record,
+            },
+        )
+    }
+    match record {
+        Record::Number(_, number) => document(number.as_ref(), text),
+        Record::Account(_, account) => document(account.as_ref(), text),
+        Record::Heartbeat(_, heartbeat) => document(heartbeat, text),
+    }
+}
+
+/// Reads a document under its key.
+pub(super) fn read(key: &str, value: &str) -> Result<Record, Unreadable> {
+    let damaged = Unreadable::Damaged("a key is not readable");
+    // Owned: what is escaped in JSON cannot be borrowed from it.
+    let Ok(parts) = serde_json::from_str::<Vec<String>>(key) else {
+        return Err(damaged);
+    };
+    let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+    let [kind, provider, rest @ ..] = parts.as_slice() else {
+        return Err(damaged);
+    };
+    let find = || match providers::by_name(provider) {
+        Some(provider) => Ok(provider.name),
+        None => Err(Unreadable::newer("provider", provider)),
+    };
+    match *kind {
+        NumberKey::KIND => {
+            let (key, number) = read_entity(find()?, rest, value)?;
+            Ok(Record::Number(key, number))
+        }
+        AccountKey::KIND => {
+            let (key, account) = read_entity(find()?, rest, value)?;
+            Ok(Record::Account(key, account))
+        }
+        HEARTBEAT => Ok(Record::Heartbeat(find()?, content(value)?)),
+        _ => Err(Unreadable::newer("kind of record", kind)),
+    }
+}
+
+fn read_entity<K: Entity>(
+    provider: ProviderName,
+    rest: &[&str],
+    value: &str,
+) -> Result<(K, Arc<K::Record>), Unreadable> {
+    let key = K::from_parts(provider, rest);
+    let key = key.ok_or(Unreadable::Damaged("a key has too few parts, or too many"))?;
+    Ok((key, Arc::new(content(value)?)))
+}
+
+fn content<T: DeserializeOwned>(value: &str) -> Result<T, Unreadable> {
+    match serde_json::from_str::<Document<T>>(value) {
+        Ok(document) if document.version <= VERSION => Ok(document.record),
+        _ => Err(why_unreadable(value)),
+    }
+}
+
+/// A later version may have given its documents a higher version, or only know a further event.
+fn why_unreadable(value: &str) -> Unreadable {
+    // serde's message may quote the document.
+    let damaged = Unreadable::Damaged("a record is not a readable document");
+    let Ok(Sketch { version, record }) = serde_json::from_str(value) else {
+        return damaged;
+    };
+    if version > VERSION {
+        let what = format!("a document has version {version}, and this version reads {VERSION}");
+        return Unreadable::Newer(what);
+    }
+    let is_known = |event: &&String| EventKind::ALL.iter().any(|kind| kind.as_str() == *event);
+    let events = record.get("events").and_then(Value::as_object);
+    match events.and_then(|events| events.keys().find(|event| !is_known(event))) {
+        Some(event) => Unreadable::newer("event", event),
+        None => damaged,
+    }
+}
+
+impl Unreadable {
+    /// A name that a later version may have made, as far as it is fit for a sentence.
+    fn newer(kind: &str, name: &str) -> Self {
+        let name: String = name
+            .chars()
+            .filter(char::is_ascii_graphic)
+            .take(64)
+            .collect();
+        Self::Newer(format!("its {kind} {name:?} is unknown to this version"))
+    }
+}

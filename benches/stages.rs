@@ -105,7 +105,7 @@ fn gzip(criterion: &mut Criterion) {
     criterion.bench_function(&format!("glue {PIECES} pieces"), |bencher| {
         bencher.iter(|| {
             let mut member = Member::default();
-            (0..PIECES).for_each(|_| member.push(piece.clone(), black_box(check)));
+            (0..PIECES).for_each(|_| member.push([piece.clone()], black_box(check)));
             member.finish()
         });
     });

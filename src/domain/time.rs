@@ -38,12 +38,13 @@ impl Timestamp {
             .parse()
             .ok()
             .filter(|number: &f64| number.is_finite())?;
+        // To the microsecond, which a double of this size still tells apart.
         let unit = if number >= MILLISECONDS_FROM as f64 {
-            1e6
+            1e3
         } else {
-            1e9
+            1e6
         };
-        Self::from_nanos((number * unit) as i128)
+        Self::from_nanos((number * unit).round() as i128 * 1000)
     }
 
     /// Reads ISO 8601, or `YYYY-MM-DD HH:MM:SS`; without an offset it is UTC.
@@ -135,6 +136,8 @@ mod tests {
             ("1748454394", "1748454394"),
             ("1748454394123", "1748454394.123"),
             ("1748454394.5", "1748454394.5"),
+            ("1736071200.25", "1736071200.25"),
+            ("1736071200.001", "1736071200.001"),
             ("99999999999", "none"),
             ("100000000000", "100000000"),
             ("0", "none"),

@@ -3,7 +3,10 @@
 use std::time::SystemTime;
 
 use aws_lc_rs::{digest, hmac};
-use hyper::{HeaderMap, header::AUTHORIZATION};
+use hyper::{
+    HeaderMap,
+    header::{AUTHORIZATION, HeaderName},
+};
 use percent_encoding::percent_decode_str;
 use secrecy::{ExposeSecret, SecretString};
 use smallvec::SmallVec;
@@ -32,7 +35,7 @@ enum Access {
     Open,
     /// A request must be signed with one of these keys.
     Signed {
-        header: &'static str,
+        header: HeaderName,
         prefix: &'static str,
         keys: Vec<hmac::Key>,
     },
@@ -89,7 +92,7 @@ impl Authenticator {
                     hmac::Key::new(hmac::HMAC_SHA256, secret.expose_secret().as_bytes())
                 };
                 Access::Signed {
-                    header,
+                    header: HeaderName::from_static(header),
                     prefix,
                     keys: proving.iter().map(key).collect(),
                 }
@@ -133,7 +136,7 @@ impl Authenticator {
                 prefix,
                 ..
             } => {
-                let given = header(headers, *name).ok_or(AuthError::Missing)?;
+                let given = header(headers, name).ok_or(AuthError::Missing)?;
                 let digits = given
                     .strip_prefix(prefix.as_bytes())
                     .ok_or(AuthError::Wrong)?;

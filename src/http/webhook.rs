@@ -7,7 +7,8 @@ use hyper::{
     HeaderMap, Method, StatusCode,
     body::Body,
     header::{
-        ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+        ACCEPT_ENCODING, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, RETRY_AFTER,
+        WWW_AUTHENTICATE,
     },
     http::request::Parts,
 };
@@ -98,13 +99,16 @@ impl Webhooks {
                 return Err(answer);
             }
         };
+        let lines = self.lines_for(endpoint, &pending);
         let body = self.body_reader.read(body).await.map_err(|reason| {
-            self.rejected(
-                endpoint,
-                self.lines_for(&pending),
-                status_of(reason),
-                &reason,
-            )
+            let mut answer = self.rejected(endpoint, lines, status_of(reason), &reason);
+            if matches!(reason, BodyError::TooLarge | BodyError::Slow) {
+                // The rest of the body would be read as the next request.
+                answer
+                    .headers_mut()
+                    .insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            answer
         })?;
         let verified = endpoint.authenticator.verify(&pending, &body);
         verified.map_err(|error| self.unauthorized(exchange, error))?;
@@ -116,9 +120,7 @@ impl Webhooks {
         };
         match endpoint.provider.parse(&delivery) {
             Ok(parsed) => Ok((Request::Delivery(parsed), None)),
-            Err(reason) => {
-                Err(self.rejected(endpoint, &self.lines, StatusCode::BAD_REQUEST, &reason))
-            }
+            Err(reason) => Err(self.rejected(endpoint, lines, StatusCode::BAD_REQUEST, &reason)),
         }
     }
 
@@ -160,7 +162,8 @@ impl Webhooks {
         if is_encoded(&head.headers) {
             let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
             let reason = "the body has a Content-Encoding; send it as it is";
-            let mut answer = self.rejected(endpoint, self.lines_for(&pending), status, &reason);
+            let lines = self.lines_for(endpoint, &pending);
+            let mut answer = self.rejected(endpoint, lines, status, &reason);
             answer
                 .headers_mut()
                 .insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
@@ -185,8 +188,8 @@ impl Webhooks {
         };
         let token = value("hub.verify_token").unwrap_or_default();
         let is_known = endpoint.authenticator.knows_verify_token(token);
-        if !is_known {
-            metrics.auth_handshake.inc();
+        if !is_known && let Some(failures) = &metrics.auth_handshake {
+            failures.inc();
         }
         if !is_known || value("hub.mode") != Some("subscribe") {
             let reason = "the handshake's mode or verify token is not the configured one";
@@ -213,10 +216,10 @@ impl Webhooks {
     }
 
     /// The lines of the log for a request of which this is still to be proven.
-    fn lines_for(&self, pending: &PendingSignature) -> &LogLimiter {
+    fn lines_for(&self, endpoint: &Endpoint, pending: &PendingSignature) -> &LogLimiter {
         match pending {
-            PendingSignature::None => &self.lines,
-            PendingSignature::Of(_) => &self.stranger_lines,
+            PendingSignature::None if !endpoint.authenticator.is_open() => &self.lines,
+            _ => &self.stranger_lines,
         }
     }
 
@@ -297,7 +300,7 @@ impl Handler for Webhooks {
             });
             let Some((endpoint, metrics)) = known else {
                 drain_body(body).await;
-                let answer = not_found();
+                let answer = lacks_host(&head).unwrap_or_else(not_found);
                 self.telemetry.answered(None, answer.status().as_u16());
                 return answer;
             };

@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use smallvec::SmallVec;
 use tokio::{
     runtime,
     sync::{mpsc, oneshot},
@@ -59,7 +60,7 @@ pub(super) struct Folded {
     pub(super) provider: ProviderName,
     pub(super) request: Request,
     /// Of each change of a delivery, in order.
-    pub(super) outcomes: Vec<Outcome>,
+    pub(super) outcomes: SmallVec<[Outcome; 1]>,
 }
 
 impl RunningWriter {
@@ -250,7 +251,7 @@ fn fold(draft: &mut Draft<'_>, job: Job, now: Timestamp) -> (Folded, ReplySender
         request,
         reply,
     } = job;
-    let mut outcomes = Vec::new();
+    let mut outcomes = SmallVec::new();
     match &request {
         Request::Handshake => draft.note(provider, Sign::Handshake, now),
         Request::Delivery(parsed) => {

@@ -111,9 +111,12 @@ impl<'a> Fields<'a> {
             .map(Scalar::of)
     }
 
+    /// An object within this one; without any fields where it is not there, or null.
     pub(super) fn object(&self, name: &str) -> Result<Self, InvalidChange> {
-        let raw = self.raw(name).ok_or(InvalidChange::Shape)?;
-        read_body(raw.get().as_bytes()).map_err(|_| InvalidChange::Shape)
+        match self.raw(name).map(RawValue::get) {
+            None | Some("null") => Ok(Self::default()),
+            Some(raw) => read_body(raw.as_bytes()).map_err(|_| InvalidChange::Shape),
+        }
     }
 }
 

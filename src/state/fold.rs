@@ -44,6 +44,8 @@ pub struct Draft<'a> {
     pub(super) numbers: HashMap<NumberKey, Arc<Number>>,
     accounts: HashMap<AccountKey, Arc<Account>>,
     heartbeats: HashMap<ProviderName, Heartbeat>,
+    /// Whether a heartbeat must be stored even if nothing else is.
+    heartbeat_is_due: bool,
     pub(super) new_numbers: Vec<NumberKey>,
     new_account_count: usize,
     /// As in [`Members`].
@@ -123,6 +125,7 @@ impl Fold {
             numbers: HashMap::new(),
             accounts: HashMap::new(),
             heartbeats: HashMap::new(),
+            heartbeat_is_due: false,
             new_numbers: Vec::new(),
             new_account_count: 0,
             differing: HashMap::new(),
@@ -226,12 +229,12 @@ impl Draft<'_> {
 
     /// Notes a sign of life of a provider.
     pub fn note(&mut self, provider: ProviderName, sign: Sign, accepted_at: Timestamp) {
-        let known = self.heartbeats.get(&provider);
-        let known = known.or_else(|| self.fold.heartbeats.get(&provider));
-        let mut heartbeat = known.copied().unwrap_or_default();
-        if heartbeat.note(sign, accepted_at) {
-            self.heartbeats.insert(provider, heartbeat);
-        }
+        let stored = &self.fold.heartbeats;
+        let heartbeat = self
+            .heartbeats
+            .entry(provider)
+            .or_insert_with(|| stored.get(&provider).copied().unwrap_or_default());
+        self.heartbeat_is_due |= heartbeat.note(sign, accepted_at);
     }
 
     /// What to store before it is published.
@@ -240,9 +243,12 @@ impl Draft<'_> {
         let accounts = accounts.map(|(key, known)| Record::Account(key.clone(), Arc::clone(known)));
         let numbers = self.numbers.iter();
         let numbers = numbers.map(|(key, known)| Record::Number(key.clone(), Arc::clone(known)));
-        let heartbeats = self.heartbeats.iter();
-        let heartbeats = heartbeats.map(|(provider, known)| Record::Heartbeat(*provider, *known));
-        Batch(accounts.chain(numbers).chain(heartbeats).collect())
+        let mut records: Vec<_> = accounts.chain(numbers).collect();
+        if self.heartbeat_is_due || !records.is_empty() {
+            let heartbeats = self.heartbeats.iter();
+            records.extend(heartbeats.map(|(name, known)| Record::Heartbeat(*name, *known)));
+        }
+        Batch(records)
     }
 
     /// Shows what [`Draft::batch`] returned, now that it is durable.

@@ -30,19 +30,18 @@ pub enum Sign {
 }
 
 impl Heartbeat {
-    /// Notes a sign. False where one was noted within the second: one write a second is enough.
+    /// Notes a sign, and says whether that must be stored even if nothing else is: once a second is
+    /// enough, but for a handshake, which is rare and is looked for.
     pub(super) fn note(&mut self, sign: Sign, accepted_at: Timestamp) -> bool {
         let last = match sign {
             Sign::Accepted => &mut self.last_accepted,
             Sign::Change => &mut self.last_change,
             Sign::Handshake => &mut self.last_handshake,
         };
-        // A clock that was set back shows at once.
-        let is_news =
-            last.is_none_or(|last| accepted_at < last || accepted_at.seconds_since(last) >= 1.0);
-        if is_news {
-            *last = Some(accepted_at);
-        }
-        is_news
+        let before = last.replace(accepted_at);
+        sign == Sign::Handshake
+            || before.is_none_or(|before| {
+                accepted_at < before || accepted_at.seconds_since(before) >= 1.0
+            })
     }
 }

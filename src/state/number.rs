@@ -149,6 +149,11 @@ impl Draft<'_> {
                 freshness.note(number.limit.apply(report, before));
             }
             None if quality.event == EventKind::Downgrade => {
+                // The limit before the fall is the one that is shown, be it the account's.
+                let before = Before {
+                    shown: number.limit.value(),
+                    ..before
+                };
                 let limit = &mut number.limit;
                 let is_news = limit.record_fall_without_limit(happened_at, accepted_at, before);
                 freshness.note(is_news);

@@ -1,6 +1,6 @@
 //! The exporter's own metrics, in the registry of the client library.
 
-use std::sync::OnceLock;
+use std::{sync::OnceLock, time::SystemTime};
 
 use prometheus::{
     Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
@@ -69,8 +69,8 @@ pub struct ProviderMetrics {
     pub auth_missing: IntCounter,
     /// Requests that carried a false one.
     pub auth_wrong: IntCounter,
-    /// Handshakes without the right verify token.
-    pub auth_handshake: IntCounter,
+    /// Handshakes without the right verify token; `None` where the provider makes none.
+    pub auth_handshake: Option<IntCounter>,
     /// Event names this version does not know.
     pub unknown_events: IntCounter,
     /// Limits that this version does not know.
@@ -138,6 +138,11 @@ impl Telemetry {
             "Whether the last reading of the configuration succeeded.",
         )?;
         reload.set(1);
+        let reloaded_at = make.gauge(
+            "whatsapp_exporter_config_last_reload_success_timestamp_seconds",
+            "When the configuration was last read with success.",
+        )?;
+        reloaded_at.set(Timestamp::from(SystemTime::now()).as_seconds());
         let families = ProviderFamilies::register(&make)?;
         families.requests.with_label_values(&[NO_PROVIDER, "404"]);
         let telemetry = Self {
@@ -312,7 +317,7 @@ impl ProviderFamilies {
             },
             auth_missing: failure("missing"),
             auth_wrong: failure("wrong"),
-            auth_handshake: failure("handshake"),
+            auth_handshake: provider.handshake.then(|| failure("handshake")),
             unknown_events: self.unknown.with_label_values(&[name, "event"]),
             unknown_limits: self.unknown.with_label_values(&[name, "limit"]),
             duration: self.duration.with_label_values(&[name]),

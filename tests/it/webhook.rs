@@ -1098,7 +1098,9 @@ fn what_never_comes_is_not_waited_for() {
         unfinished(b"POST /webhooks/meta HTTP/1.1\r\nHost: x\r\n"),
     ];
     for body in bodies {
-        assert_error(&parse_answer(&body.join().unwrap()).unwrap(), 408);
+        let answer = parse_answer(&body.join().unwrap()).unwrap();
+        assert_error(&answer, 408);
+        assert_eq!(answer.headers["connection"], "close");
     }
     for head in heads {
         assert_eq!(head.join().unwrap(), b"", "who sends no head is hung up on");

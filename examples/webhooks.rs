@@ -1,4 +1,5 @@
-//! Prints a `curl` line for each provider, with the delivery that it documents; with `names` all providers' names.
+//! Prints a `curl` line for each provider, with the delivery that it documents; with `names` all
+//! providers' names.
 
 #![allow(clippy::print_stdout, reason = "that is what it is for")]
 

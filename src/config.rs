@@ -64,9 +64,9 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// Where a secret cannot be taken, and where none turns a provider on: a verify token alone does
-    /// not, because it proves no webhook, and neither does a listener on loopback, because nothing
-    /// in a request tells reliably that a proxy or a tunnel has made loopback public.
+    /// Where a secret cannot be taken, and where none turns a provider on: a verify token alone
+    /// does not, because it proves no webhook, and neither does a listener on loopback, because
+    /// nothing in a request tells reliably that a proxy or a tunnel has made loopback public.
     pub fn read_secrets(&self) -> Result<Secrets, ConfigError> {
         let secrets = Secrets::read(&self.secrets)?;
         let has_secret = |name| secrets.proving(name).next().is_some();

@@ -4,8 +4,8 @@
 //! values joined without a separator, so that account `12` with number `345` and account `123` with
 //! number `45` would be one series; it serves the exporter's own, closed label sets.
 //!
-//! A scrape hands out bytes that exist: [`Exposition`] keeps the samples of each shard and family, in the encoding
-//! that is asked for, until a fold touches the shard.
+//! A scrape hands out bytes that exist: [`Exposition`] keeps the samples of each shard and family,
+//! in the encoding that is asked for, until a fold touches the shard.
 
 mod cache;
 pub mod gzip;
@@ -121,8 +121,8 @@ impl Exposition {
         }
     }
 
-    /// The page, in pieces of which none is copied from where it is kept: phone numbers, and in part
-    /// 0 accounts and then the `exporter_families`.
+    /// The page, in pieces of which none is copied from where it is kept: phone numbers, and in
+    /// part 0 accounts and then the `exporter_families`.
     pub fn page(
         &mut self,
         options: ScrapeOptions,

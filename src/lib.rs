@@ -1,4 +1,5 @@
-//! Receives WhatsApp's phone number quality and messaging limit webhooks and exposes them to Prometheus.
+//! Receives WhatsApp's phone number quality and messaging limit webhooks and exposes them to
+//! Prometheus.
 //!
 //! Data goes one way, a webhook in at the top, numbers out at the side:
 //!

@@ -122,8 +122,8 @@ pub enum InvalidChange {
     /// A list, an object or a value is of another JSON type.
     #[error("a part of it is not of the documented JSON type")]
     Shape,
-    /// An id or a phone number sent as a JSON number has a sign, a fraction or an exponent: rounded or not, it would be
-    /// another one's.
+    /// An id or a phone number sent as a JSON number has a sign, a fraction or an exponent: rounded
+    /// or not, it would be another one's.
     #[error("an id or a phone number is a JSON number that is not plain digits")]
     NotPlainDigits,
     /// The phone number or the account id is not one.

@@ -90,8 +90,9 @@ impl Listeners {
 /// Runs until `shutdown` resolves and what is in flight is finished (at most 10 s), or until it
 /// cannot go on.
 ///
-/// Webhooks are read, verified, parsed and answered on the caller's thread, and folded and stored on
-/// another, so that no sender waits for the disk of those before. Scrapes have a thread of their own.
+/// Webhooks are read, verified, parsed and answered on the caller's thread, and folded and stored
+/// on another, so that no sender waits for the disk of those before. Scrapes have a thread of their
+/// own.
 ///
 /// # Errors
 ///
@@ -213,8 +214,8 @@ impl Program {
         thread::Builder::new().name("web".into()).spawn(serve)
     }
 
-    /// The providers and how they prove their requests. The log says once which of them are off, and
-    /// of which anybody may send.
+    /// The providers and how they prove their requests. The log says once which of them are off,
+    /// and of which anybody may send.
     fn endpoints(&self, secrets: &Secrets) -> Vec<Endpoint> {
         for warning in &secrets.warnings {
             warn!("{warning}");

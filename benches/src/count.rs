@@ -1,6 +1,8 @@
-//! Instructions of one webhook and of one scrape, without sockets: counted by callgrind, they do not wobble.
+//! Instructions of one webhook and of one scrape, without sockets: counted by callgrind, they do
+//! not wobble.
 //!
-//! What a program does before and after is the same however often it repeats, and so falls out of a difference.
+//! What a program does before and after is the same however often it repeats, and so falls out of a
+//! difference.
 
 use std::{env, process::Command, sync::Arc};
 

@@ -1,4 +1,5 @@
-//! What the exporter is measured against: hyper with nothing behind it, and steps of the way without the disk.
+//! What the exporter is measured against: hyper with nothing behind it, and steps of the way
+//! without the disk.
 
 use std::{
     convert::Infallible,

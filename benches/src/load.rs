@@ -32,7 +32,8 @@ pub struct Load {
 pub struct Requests(Vec<Vec<u8>>);
 
 impl Requests {
-    /// Signed webhooks of 350 bytes over `numbers` phone numbers, each with a time of its own from `time` on.
+    /// Signed webhooks of 350 bytes over `numbers` phone numbers, each with a time of its own from
+    /// `time` on.
     pub fn webhooks(count: usize, numbers: usize, time: u64) -> Self {
         // Numbers in no order: neighbours would share a page of the database.
         let number = |index: usize| index.wrapping_mul(7_919_177) % numbers;
@@ -53,8 +54,8 @@ impl Requests {
         Self(bodies.map(request).collect())
     }
 
-    /// What Pushgateway takes for the same: three gauges in a group of the number, described as client libraries do,
-    /// in about 350 bytes.
+    /// What Pushgateway takes for the same: three gauges in a group of the number, described as
+    /// client libraries do, in about 350 bytes.
     pub fn pushes(count: usize, numbers: usize) -> Self {
         let gauge = |name, value| {
             let name = format!("whatsapp_number_{name}");

@@ -1,4 +1,5 @@
-//! Scrapes against the same bytes from hyper, memory, start, growth, and what a scrape costs webhooks.
+//! Scrapes against the same bytes from hyper, memory, start, growth, and what a scrape costs
+//! webhooks.
 
 use std::{
     fs,

@@ -106,8 +106,8 @@ impl UnknownValue {
     /// Shorter numbers do not exist: E.164 with a country code.
     const DIGITS_OF_A_NUMBER: usize = 7;
 
-    /// Takes what stood there: its printable characters, at most 64 of them. Where it has as many digits as a phone
-    /// number or an id, each digit is masked, because these are personal data.
+    /// Takes what stood there: its printable characters, at most 64 of them. Where it has as many
+    /// digits as a phone number or an id, each digit is masked, because these are personal data.
     pub fn new(field: UnknownField, text: &str) -> Self {
         let printable = text
             .chars()

@@ -4,8 +4,9 @@ use serde::{Deserialize, Serialize};
 
 /// The kinds of phone number quality event.
 ///
-/// Source: Meta's reference of the `phone_number_quality_update` webhook. Meta itself has documented
-/// only `ONBOARDING` and `THROUGHPUT_UPGRADE` since October 2025; resellers still document all six.
+/// Source: Meta's reference of the `phone_number_quality_update` webhook. Meta itself has
+/// documented only `ONBOARDING` and `THROUGHPUT_UPGRADE` since October 2025; resellers still
+/// document all six.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum EventKind {

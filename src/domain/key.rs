@@ -7,8 +7,8 @@ use unicode_properties::{GeneralCategory, UnicodeGeneralCategory};
 
 use super::ProviderName;
 
-/// A phone number in one spelling: without a leading `+`, white space, invisible marks, dashes, `.`, `(`, `)` and `/`,
-/// and with ASCII digits.
+/// A phone number in one spelling: without a leading `+`, white space, invisible marks, dashes,
+/// `.`, `(`, `)` and `/`, and with ASCII digits.
 ///
 /// Any other character is kept, because some providers mask digits (`1086***36726376`).
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -78,7 +78,8 @@ impl PhoneNumber {
             .filter(|c| !is_punctuation(*c))
             .map(ascii_digit)
             .collect();
-        // Every leading `+`, so that a number reads as itself again: from the storage, from a filter.
+        // Every leading `+`, so that a number reads as itself again: from the storage, from a
+        // filter.
         let number = bare.trim_start_matches('+');
         if number.is_empty() {
             Err(InvalidKey::NumberEmpty)
@@ -91,7 +92,8 @@ impl PhoneNumber {
         }
     }
 
-    /// Takes a number as an earlier version of this program stored it, whose rules may have been others.
+    /// Takes a number as an earlier version of this program stored it, whose rules may have been
+    /// others.
     pub fn from_stored(text: &str) -> Self {
         Self(text.into())
     }
@@ -127,7 +129,8 @@ impl WabaId {
         Ok(Self(text.into()))
     }
 
-    /// Takes an id as an earlier version of this program stored it, whose rules may have been others.
+    /// Takes an id as an earlier version of this program stored it, whose rules may have been
+    /// others.
     pub fn from_stored(text: &str) -> Self {
         Self(text.into())
     }
@@ -185,8 +188,8 @@ fn ascii_digit(c: char) -> char {
     if c.is_ascii() || !is_digit(c) {
         return c;
     }
-    // Unicode gives each script ten digits in a row from zero to nine, so the place in the row is the value. Rows that
-    // follow one another without a gap (mathematical digits) are tens as well.
+    // Unicode gives each script ten digits in a row from zero to nine, so the place in the row is
+    // the value. Rows that follow one another without a gap (mathematical digits) are tens as well.
     let before = (1..=c as u32)
         .map_while(|steps| char::from_u32(c as u32 - steps))
         .take_while(|c| is_digit(*c));
@@ -231,7 +234,8 @@ mod tests {
             "(1555) 078.3881",
             "+ (+) 15550783881",
             "1555/078/3881",
-            // Direction marks, a soft hyphen, a zero width space, a byte order mark, no-break spaces, dashes.
+            // Direction marks, a soft hyphen, a zero width space, a byte order mark, no-break
+            // spaces, dashes.
             "\u{202a}+1\u{a0}555\u{2011}078\u{2013}3881\u{202c}",
             "\u{feff}1\u{ad}555\u{200b}078\u{202f}3881\u{200e}",
             "\u{200e}+1555\u{ff0d}0783881",

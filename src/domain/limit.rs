@@ -28,7 +28,8 @@ impl MessagingLimit {
     /// No limit applies.
     pub const UNLIMITED: Self = Self(f64::INFINITY);
 
-    /// Reads a limit sent as a string: `TIER_10K`, `LIMIT_250`, `100000`, `Unlimited`, `TIER_NOT_SET`.
+    /// Reads a limit sent as a string: `TIER_10K`, `LIMIT_250`, `100000`, `Unlimited`,
+    /// `TIER_NOT_SET`.
     ///
     /// `None` where the string is not a limit. The tiers are read by rule, not by list, so that a
     /// tier Meta adds tomorrow is understood.

@@ -1,7 +1,7 @@
 //! What pages are made of: the samples of each shard and family, encoded, until the shard changes.
 //!
-//! Shards are kept in groups, a group's samples of one family in one piece of memory: small enough to be put together
-//! anew when a shard of it changes, large enough to be sent as it is.
+//! Shards are kept in groups, a group's samples of one family in one piece of memory: small enough
+//! to be put together anew when a shard of it changes, large enough to be sent as it is.
 
 use std::{fmt, hash::BuildHasher, marker::PhantomData, mem, ops::Range, sync::Arc};
 
@@ -15,12 +15,12 @@ use super::{
 };
 use crate::state::{Entity, Family, SHARDS, Shards};
 
-/// Shard `s` has the index `s / GROUPS` in group `s % GROUPS`, so that the parts of a fleet are whole
-/// groups where that is possible.
+/// Shard `s` has the index `s / GROUPS` in group `s % GROUPS`, so that the parts of a fleet are
+/// whole groups where that is possible.
 const GROUPS: usize = 256;
 const SHARDS_IN_GROUP: usize = SHARDS / GROUPS;
-/// Pages of one encoding after which what is kept for the other is dropped: Prometheus asks for gzip,
-/// and a person with curl looks only once.
+/// Pages of one encoding after which what is kept for the other is dropped: Prometheus asks for
+/// gzip, and a person with curl looks only once.
 const EVICT_UNUSED_AFTER_PAGES: u64 = 40;
 
 /// The samples of everything of a kind, in each encoding that is asked for.
@@ -64,8 +64,8 @@ struct EncodedShard {
     end: u32,
     /// CRC-32 and length of the uncompressed text.
     check: Check,
-    /// Keyed hash of the uncompressed text: a shard whose text is as before is not encoded again. The
-    /// CRC is not used for this, because a sender could construct a collision.
+    /// Keyed hash of the uncompressed text: a shard whose text is as before is not encoded again.
+    /// The CRC is not used for this, because a sender could construct a collision.
     hash: u64,
 }
 

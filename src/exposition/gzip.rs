@@ -1,8 +1,8 @@
 //! One gzip member (RFC 1952) glued from pieces that were deflated (RFC 1951) each for itself.
 //!
-//! A piece ends in an empty stored block, and so on a byte's boundary, and refers to nothing before it; the member
-//! is the pieces in any order, an empty last block, and the check of them all. Concatenated members would be
-//! simpler, and break curl and browsers.
+//! A piece ends in an empty stored block, and so on a byte's boundary, and refers to nothing before
+//! it; the member is the pieces in any order, an empty last block, and the check of them all.
+//! Concatenated members would be simpler, and break curl and browsers.
 
 use bytes::Bytes;
 use crc32fast::Hasher;

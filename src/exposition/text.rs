@@ -79,7 +79,8 @@ fn write_escaped(to: &mut Vec<u8>, text: &str, quotes: bool) {
     }
 }
 
-/// The families of the `prometheus` crate: with its own encoder, or in OpenMetrics, which it does not write.
+/// The families of the `prometheus` crate: with its own encoder, or in OpenMetrics, which it does
+/// not write.
 pub(super) fn write_exporter_families(
     page: &mut Vec<u8>,
     format: Format,

@@ -13,8 +13,8 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::connection::Busy;
 
-/// Upper bound of one frame. A frame counts as sent when hyper takes it, so a large one would let the
-/// idle clock run while a slow client still reads.
+/// Upper bound of one frame. A frame counts as sent when hyper takes it, so a large one would let
+/// the idle clock run while a slow client still reads.
 const MAX_FRAME: usize = 256 << 10;
 
 /// A body in pieces, sent as they are; its length is known.

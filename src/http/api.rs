@@ -1,7 +1,7 @@
 //! Lists of what is known as JSON, a page at a time.
 //!
-//! Each object has the labels and, under the metric's name without its prefix, every value: a number,
-//! `"+Inf"`, or an object by the further label.
+//! Each object has the labels and, under the metric's name without its prefix, every value: a
+//! number, `"+Inf"`, or an object by the further label.
 
 use std::borrow::Cow;
 

@@ -73,8 +73,8 @@ impl AuthError {
 }
 
 impl Authenticator {
-    /// The authenticator of a provider with these secrets; without any, it is on only if it is among
-    /// those that anybody may send.
+    /// The authenticator of a provider with these secrets; without any, it is on only if it is
+    /// among those that anybody may send.
     pub fn new(
         provider: &Provider,
         secrets: &Secrets,

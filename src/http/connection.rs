@@ -24,8 +24,8 @@ use tracing::debug;
 
 use super::Handler;
 
-/// Reviews that find a connection without a whole request before it is closed: 10 s at least, 12.5 s
-/// at most.
+/// Reviews that find a connection without a whole request before it is closed: 10 s at least, 12.5
+/// s at most.
 const MAX_IDLE_REVIEWS: u8 = 5;
 /// The head of a request; beyond it hyper answers 431.
 const MAX_HEAD: usize = 64 << 10;

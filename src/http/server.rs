@@ -27,8 +27,8 @@ const MAX_AGE: Duration = Duration::from_secs(300);
 
 /// Answers requests.
 pub trait Handler: Send + Sync + 'static {
-    /// Whether the head and the body of an answer are written from where they are. Small answers are
-    /// sent sooner if they are copied into one buffer.
+    /// Whether the head and the body of an answer are written from where they are. Small answers
+    /// are sent sooner if they are copied into one buffer.
     const VECTORED_WRITES: bool;
 
     /// Answers one.

@@ -81,8 +81,8 @@ impl Webhooks {
         }
     }
 
-    /// Reads a request that is authentic, with the answer where that is not the counts; or else says
-    /// what to answer now.
+    /// Reads a request that is authentic, with the answer where that is not the counts; or else
+    /// says what to answer now.
     async fn receive<B: Body<Data = Bytes> + Send>(
         &self,
         exchange: &Exchange<'_>,
@@ -172,7 +172,8 @@ impl Webhooks {
         Ok(Admitted::Delivery(pending))
     }
 
-    /// Meta's "Verification Requests": the challenge proves to Meta that this endpoint is the app's.
+    /// Meta's "Verification Requests": the challenge proves to Meta that this endpoint is the
+    /// app's.
     fn handshake(&self, exchange: &Exchange<'_>) -> Result<Answer, Box<Answer>> {
         let Exchange {
             endpoint,

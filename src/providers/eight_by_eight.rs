@@ -1,7 +1,7 @@
 //! 8x8.
 //!
-//! Source: 8x8's webhook page "WhatsApp phone number quality update". All samples of that page share
-//! one `eventId`, so the id alone does not tell deliveries apart.
+//! Source: 8x8's webhook page "WhatsApp phone number quality update". All samples of that page
+//! share one `eventId`, so the id alone does not tell deliveries apart.
 
 use super::{
     Delivery, Example, InvalidChange, ParseError, Parsed, Provider,

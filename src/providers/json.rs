@@ -14,7 +14,8 @@ use crate::domain::{MessagingLimit, Timestamp};
 
 /// A JSON object of which something is expected.
 pub(super) trait Object<'a>: Default {
-    /// Takes the value of `key` from `values`: the last of a repeated key counts, as for nearly every JSON reader.
+    /// Takes the value of `key` from `values`: the last of a repeated key counts, as for nearly
+    /// every JSON reader.
     fn take<A: MapAccess<'a>>(
         &mut self,
         key: Cow<'a, [u8]>,
@@ -32,8 +33,8 @@ pub(super) enum Node<T> {
     Other,
 }
 
-/// A JSON list of objects; empty where it is not there, or null. What is not kept is counted, so that a list of millions
-/// of zeros or of empty objects takes no memory.
+/// A JSON list of objects; empty where it is not there, or null. What is not kept is counted, so
+/// that a list of millions of zeros or of empty objects takes no memory.
 pub(super) struct List<T> {
     pub(super) kept: Vec<T>,
     /// Parts that mean nothing to this program.
@@ -265,8 +266,8 @@ impl<'de, T: Object<'de>> Visitor<'de> for NodeVisitor<T> {
     }
 }
 
-/// The name of a field, as bytes: an unpaired surrogate escape, which a sender leaves where it cuts a
-/// text, is not valid Unicode.
+/// The name of a field, as bytes: an unpaired surrogate escape, which a sender leaves where it cuts
+/// a text, is not valid Unicode.
 struct Key<'a>(Cow<'a, [u8]>);
 
 impl<'de> Deserialize<'de> for Key<'de> {
@@ -330,7 +331,8 @@ impl<'a> Scalar<'a> {
         }
     }
 
-    /// What may be logged of it: of a list or an object, which may hold anything, only that it is one.
+    /// What may be logged of it: of a list or an object, which may hold anything, only that it is
+    /// one.
     pub(super) fn to_log(&self) -> &str {
         match self {
             Self::Other(raw) if raw.starts_with(['{', '[']) => "(an object or a list)",

@@ -1,7 +1,8 @@
 //! Kaleyra.
 //!
-//! Source: Kaleyra's webhook page; its table and its example name the parameters differently, and the
-//! same URL receives incoming messages. It sends neither an id nor a time, so every delivery counts.
+//! Source: Kaleyra's webhook page; its table and its example name the parameters differently, and
+//! the same URL receives incoming messages. It sends neither an id nor a time, so every delivery
+//! counts.
 
 use std::borrow::Cow;
 
@@ -56,8 +57,8 @@ fn read(provider: ProviderName, delivery: &Delivery<'_>) -> Result<Parsed, Parse
     }
 }
 
-/// The body, where it is a form. A person with curl sends JSON under the name of a form, so a body that begins as JSON
-/// is not one.
+/// The body, where it is a form. A person with curl sends JSON under the name of a form, so a body
+/// that begins as JSON is not one.
 fn form<'a>(delivery: &Delivery<'a>) -> Option<&'a [u8]> {
     let essence = delivery
         .content_type

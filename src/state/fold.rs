@@ -310,9 +310,10 @@ fn known<K: Entity>(
 }
 
 impl Received<'_> {
-    /// When the change happened. A change without a time to believe is the newest that was reported,
-    /// whatever this machine's clock did: a clock that was ahead once, or that starts in 1970, must
-    /// not make a change stale. So its time never stands before the `newest` that is known.
+    /// When the change happened. A change without a time to believe is the newest that was
+    /// reported, whatever this machine's clock did: a clock that was ahead once, or that starts in
+    /// 1970, must not make a change stale. So its time never stands before the `newest` that is
+    /// known.
     pub(super) fn happened_at(&self, newest: impl FnOnce() -> Option<Timestamp>) -> Timestamp {
         self.change.happened(self.accepted_at).unwrap_or_else(|| {
             newest().map_or(self.accepted_at, |newest| newest.max(self.accepted_at))

@@ -1,8 +1,10 @@
 //! Phone numbers: what is known of one, how an event changes it, and its metric families.
 //!
-//! For example, a number that shows 10000 and is flagged gets a DOWNGRADE with the limit 1000: it is
-//! no longer flagged, shows 1000 after 10000, and has one more change downward, dated with the time
-//! at which this exporter accepted the event.
+//! For example, a number that shows 10000 and is flagged gets a DOWNGRADE with the limit 1000: it
+//! is no longer flagged, shows 1000 after 10000, and has one more change downward, dated with the
+//! time at which this exporter accepted the event.
+
+use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -123,12 +125,8 @@ impl Draft<'_> {
             let of_account = account.and_then(|known| self.newest(&key.account, known, scope));
             known.newest().max(of_account)
         });
-        let mut number = std::sync::Arc::unwrap_or_clone(known);
+        let mut number = Arc::unwrap_or_clone(known);
         number.seen.remember(received.change.identity);
-        number.events.count(quality.event);
-        number.last_event = number.last_event.max(Some(happened_at));
-
-        let mut freshness = number.set_facts(quality.event, happened_at);
         let account_limit = account.as_ref().and_then(|known| known.limit.current);
         number.limit.inherit(account_limit);
         // A number that was never shown had no limit before, whatever its account's is.
@@ -139,27 +137,7 @@ impl Draft<'_> {
             event: Some(quality.event),
         };
         let accepted_at = received.accepted_at;
-        match quality.limit {
-            Some(ReportedLimit { limit, .. }) => {
-                let report = Report {
-                    limit,
-                    happened_at,
-                    accepted_at,
-                };
-                freshness.note(number.limit.apply(report, before));
-            }
-            None if quality.event == EventKind::Downgrade => {
-                // The limit before the fall is the one that is shown, be it the account's.
-                let before = Before {
-                    shown: number.limit.value(),
-                    ..before
-                };
-                let limit = &mut number.limit;
-                let is_news = limit.record_fall_without_limit(happened_at, accepted_at, before);
-                freshness.note(is_news);
-            }
-            None => {}
-        }
+        let mut freshness = number.apply(quality, before, happened_at, accepted_at);
         let limits = (shown.or(quality.old_limit), number.limit.value());
 
         let is_changed = is_new || number.limit.value() != shown;
@@ -173,9 +151,7 @@ impl Draft<'_> {
             scope: LimitScope::Portfolio,
         }) = quality.limit
         {
-            let account = account
-                .map(std::sync::Arc::unwrap_or_clone)
-                .unwrap_or_default();
+            let account = account.map(Arc::unwrap_or_clone).unwrap_or_default();
             let report = Report {
                 limit,
                 happened_at,
@@ -192,14 +168,39 @@ impl Draft<'_> {
 }
 
 impl Number {
-    /// Sets what an event says besides the limit.
-    fn set_facts(&mut self, event: EventKind, happened_at: Timestamp) -> Freshness {
+    /// Counts an event, and sets what it says.
+    fn apply(
+        &mut self,
+        quality: &QualityEvent,
+        before: Before,
+        happened_at: Timestamp,
+        accepted_at: Timestamp,
+    ) -> Freshness {
+        let event = quality.event;
+        self.events.count(event);
+        self.last_event = self.last_event.max(Some(happened_at));
         let mut freshness = Freshness::default();
         if let Some(flagged) = event.flagged() {
             freshness.note(Dated::set(&mut self.flagged, flagged, happened_at));
         }
         if let Some(high) = event.high_throughput() {
             freshness.note(Dated::set(&mut self.high_throughput, high, happened_at));
+        }
+        let limit = &mut self.limit;
+        if let Some(reported) = quality.limit {
+            let report = Report {
+                limit: reported.limit,
+                happened_at,
+                accepted_at,
+            };
+            freshness.note(limit.apply(report, before));
+        } else if event == EventKind::Downgrade {
+            // The limit before the fall is the one that is shown, be it the account's.
+            let before = Before {
+                shown: limit.value(),
+                ..before
+            };
+            freshness.note(limit.record_fall_without_limit(happened_at, accepted_at, before));
         }
         freshness
     }

@@ -28,7 +28,8 @@ impl Seen {
     }
 }
 
-/// The bytes of all of them in base64: most of a document are these, and with them most of what a webhook writes.
+/// The bytes of all of them in base64: most of a document are these, and with them most of what a
+/// webhook writes.
 impl Serialize for Seen {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&STANDARD.encode(self.0.as_flattened()))

@@ -11,8 +11,8 @@ use std::{
 
 use super::{Entity, SHARDS};
 
-/// What is known of a kind, in [`SHARDS`] parts, each with a lock of its own and a version that tells
-/// whether it changed.
+/// What is known of a kind, in [`SHARDS`] parts, each with a lock of its own and a version that
+/// tells whether it changed.
 #[derive(Debug)]
 pub struct Shards<K: Entity> {
     shards: Box<[Mutex<Slot<K>>]>,

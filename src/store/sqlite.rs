@@ -71,8 +71,8 @@ impl Sqlite {
         })
     }
 
-    /// The error of a call into SQLite. After a fatal one, closing must not try again what failed: a
-    /// second fsync may succeed and have kept nothing, and the log would be removed.
+    /// The error of a call into SQLite. After a fatal one, closing must not try again what failed:
+    /// a second fsync may succeed and have kept nothing, and the log would be removed.
     fn failed(&self, operation: &str, source: rusqlite::Error) -> StoreError {
         let error = file::failed(&self.database, operation, source);
         if error.is_fatal() {
@@ -238,8 +238,8 @@ impl Store for Sqlite {
         probe(&mut self.connection).map_err(|source| self.failed("probe", source))
     }
 
-    /// Checkpoints where the write-ahead log has grown long. SQLite would do so within a commit, and
-    /// say nothing of a failure.
+    /// Checkpoints where the write-ahead log has grown long. SQLite would do so within a commit,
+    /// and say nothing of a failure.
     fn maintain(&mut self) -> Result<(), StoreError> {
         let pages = self.wal_pages.load(Ordering::Relaxed);
         if pages < self.checkpoint_at {

@@ -46,8 +46,8 @@ impl fmt::Display for Format {
     }
 }
 
-/// Bounds how many lines of a kind are logged: who sends a flood of webhooks, with or without a right to, must not
-/// fill the disk with lines about them.
+/// Bounds how many lines of a kind are logged: who sends a flood of webhooks, with or without a
+/// right to, must not fill the disk with lines about them.
 #[derive(Debug)]
 pub struct Limiter {
     max_a_second: u32,
@@ -74,7 +74,8 @@ impl Limiter {
         Self::new(1000)
     }
 
-    /// Limiter about requests that are not authentic, which anybody can send: 1000 a second are 13 GB a day.
+    /// Limiter about requests that are not authentic, which anybody can send: 1000 a second are 13
+    /// GB a day.
     pub fn for_strangers() -> Self {
         Self::new(10)
     }

@@ -121,28 +121,7 @@ impl Telemetry {
     pub fn new() -> prometheus::Result<Self> {
         let registry = Registry::new();
         let make = Make(&registry);
-        let build_info = make.gauge_vec(
-            "whatsapp_exporter_build_info",
-            "1, with the version, the revision and the compiler of the running binary as labels.",
-            &["version", "revision", "rustc"],
-        )?;
-        build_info
-            .with_label_values(&[
-                env!("CARGO_PKG_VERSION"),
-                env!("BUILD_REVISION"),
-                env!("BUILD_RUSTC"),
-            ])
-            .set(1.0);
-        let reload = make.int_gauge(
-            "whatsapp_exporter_config_last_reload_successful",
-            "Whether the last reading of the configuration succeeded.",
-        )?;
-        reload.set(1);
-        let reloaded_at = make.gauge(
-            "whatsapp_exporter_config_last_reload_success_timestamp_seconds",
-            "When the configuration was last read with success.",
-        )?;
-        reloaded_at.set(Timestamp::from(SystemTime::now()).as_seconds());
+        register_constants(&make)?;
         let families = ProviderFamilies::register(&make)?;
         families.requests.with_label_values(&[NO_PROVIDER, "404"]);
         let telemetry = Self {
@@ -213,6 +192,33 @@ impl Telemetry {
     pub fn gather(&self) -> Vec<MetricFamily> {
         self.registry.gather()
     }
+}
+
+/// Registers what does not change while the process runs.
+fn register_constants(make: &Make<'_>) -> prometheus::Result<()> {
+    let build_info = make.gauge_vec(
+        "whatsapp_exporter_build_info",
+        "1, with the version, the revision and the compiler of the running binary as labels.",
+        &["version", "revision", "rustc"],
+    )?;
+    build_info
+        .with_label_values(&[
+            env!("CARGO_PKG_VERSION"),
+            env!("BUILD_REVISION"),
+            env!("BUILD_RUSTC"),
+        ])
+        .set(1.0);
+    let reload = make.int_gauge(
+        "whatsapp_exporter_config_last_reload_successful",
+        "Whether the last reading of the configuration succeeded.",
+    )?;
+    reload.set(1);
+    let reloaded_at = make.gauge(
+        "whatsapp_exporter_config_last_reload_success_timestamp_seconds",
+        "When the configuration was last read with success.",
+    )?;
+    reloaded_at.set(Timestamp::from(SystemTime::now()).as_seconds());
+    Ok(())
 }
 
 /// The families that have a child for each provider.

@@ -1,7 +1,7 @@
 //! The whole chain on the real programs: a webhook in, a notification out.
 //!
-//! Exporter, Prometheus, Alertmanager and a receiver, with the rules and the configuration that are shipped; only
-//! addresses and the waits that group notifications are others.
+//! Exporter, Prometheus, Alertmanager and a receiver, with the rules and the configuration that are
+//! shipped; only addresses and the waits that group notifications are others.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -106,7 +106,8 @@ fn a_downgrade_is_notified_once_and_what_follows_from_it_is_not() {
         "{unknown:#}"
     );
 
-    // What follows from a fall is suppressed: the flags of its numbers, and the numbers of an account that fell.
+    // What follows from a fall is suppressed: the flags of its numbers, and the numbers of an
+    // account that fell.
     for (alert, waba_id) in [
         ("WhatsAppPhoneNumberFlagged", "1"),
         ("WhatsAppPhoneNumberDowngraded", "2"),
@@ -324,7 +325,8 @@ impl Chain {
         }
     }
 
-    /// Until Prometheus has scraped the new process, and every rule and group has had its turn twice.
+    /// Until Prometheus has scraped the new process, and every rule and group has had its turn
+    /// twice.
     fn wait_for_evaluations_after_restart(&self) {
         wait_for("the new process to be scraped", || {
             self.instant("process_start_time_seconds{job=\"whatsapp\"}")

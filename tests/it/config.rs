@@ -1,4 +1,5 @@
-//! The command line and the environment: what starts, what is refused with which sentence, and how it ends.
+//! The command line and the environment: what starts, what is refused with which sentence, and how
+//! it ends.
 
 use std::{
     fs,

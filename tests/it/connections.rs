@@ -1,4 +1,5 @@
-//! How long a connection may stay, by a clock that jumps to the next thing due when nothing else is to be done.
+//! How long a connection may stay, by a clock that jumps to the next thing due when nothing else is
+//! to be done.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 

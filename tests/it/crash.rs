@@ -1,4 +1,5 @@
-//! A process that is killed while 200 senders are at it: what was answered 200 is there, and counts once.
+//! A process that is killed while 200 senders are at it: what was answered 200 is there, and counts
+//! once.
 
 use std::{
     collections::BTreeMap,
@@ -15,7 +16,8 @@ use crate::support::{Answer, Exporter, Sample, connect, parse_answer, sign, valu
 
 const SENDERS: usize = 200;
 const WEBHOOKS: usize = 20_000;
-/// So that each is the subject of 20 webhooks: fewer than the 32 deliveries that a number remembers.
+/// So that each is the subject of 20 webhooks: fewer than the 32 deliveries that a number
+/// remembers.
 const NUMBERS: usize = 1_000;
 const EVENTS: [&str; 7] = [
     "DOWNGRADE",
@@ -153,7 +155,8 @@ fn send_all(address: SocketAddr) -> Vec<bool> {
     })
 }
 
-/// A block of webhooks about as many numbers, so that each number is the subject of many senders at a time.
+/// A block of webhooks about as many numbers, so that each number is the subject of many senders at
+/// a time.
 fn webhooks_of(sender: usize) -> std::ops::Range<usize> {
     let each = WEBHOOKS / SENDERS;
     sender * each..(sender + 1) * each

@@ -68,7 +68,8 @@ fn golden_reference_of_the_metrics() {
     assert_golden("../docs/metrics.md", &page);
 }
 
-/// The values of each closed label, as the families have them: those of numbers and accounts on the golden page.
+/// The values of each closed label, as the families have them: those of numbers and accounts on the
+/// golden page.
 fn values_of_labels(telemetry: &Telemetry) -> String {
     const OPEN: [&str; 7] = [
         "waba_id",
@@ -196,6 +197,32 @@ fn golden_reference_of_the_providers() {
         ));
     }
     assert_golden("../docs/providers.md", &page);
+}
+
+#[test]
+fn golden_table_of_the_providers_in_the_readme() {
+    const BEGIN: &str = "<!-- providers: make golden -->\n";
+    const END: &str = "<!-- end of providers -->";
+    let readme = fixture("../README.md");
+    let (head, rest) = readme.split_once(BEGIN).unwrap();
+    let (_, tail) = rest.split_once(END).unwrap();
+    let mut table = String::from("| provider | webhook | secret |\n|---|---|---|\n");
+    let command = cli::command();
+    for provider in providers::ALL {
+        let (title, name) = (provider.title, provider.name.as_str());
+        let flags = command
+            .get_arguments()
+            .filter_map(|argument| argument.get_long());
+        let of_provider = flags.filter(|flag| flag.split('.').next() == Some(name));
+        let flags: Vec<_> = of_provider.map(|flag| format!("`--{flag}`")).collect();
+        let anchor = title.to_lowercase().replace(' ', "-");
+        let path = format!("`https://HOST/webhooks/{name}`");
+        table.push_str(&format!(
+            "| [{title}](docs/providers.md#{anchor}) | {path} | {} |\n",
+            flags.join(", ")
+        ));
+    }
+    assert_golden("../README.md", &format!("{head}{BEGIN}{table}{END}{tail}"));
 }
 
 #[test]

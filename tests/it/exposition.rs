@@ -330,7 +330,8 @@ fn by_the_client_library(table: &Table) -> String {
     page.text()
 }
 
-/// Families of the client library, by name. Its vectors of metrics would not do: see the crate's `exposition`.
+/// Families of the client library, by name. Its vectors of metrics would not do: see the crate's
+/// `exposition`.
 #[derive(Default)]
 struct Page(BTreeMap<String, (MetricType, Vec<Metric>)>);
 

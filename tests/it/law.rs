@@ -1,5 +1,5 @@
-//! The law: what is known depends neither on the order of deliveries nor on their repetition, nor on how
-//! they fall into commits, on commits that fail, and on restarts.
+//! The law: what is known depends neither on the order of deliveries nor on their repetition, nor
+//! on how they fall into commits, on commits that fail, and on restarts.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -435,8 +435,8 @@ fn lawful(memory: &Memory) -> BTreeSet<String> {
         .collect()
 }
 
-/// The same samples, from deliveries in the order in which they happened, by the words of the law: of each
-/// fact the newest counts, and a number's limit is the newer of its own and its account's.
+/// The same samples, from deliveries in the order in which they happened, by the words of the law:
+/// of each fact the newest counts, and a number's limit is the newer of its own and its account's.
 fn model(said: &[Report]) -> BTreeSet<String> {
     #[derive(Default)]
     struct Number {

@@ -141,8 +141,8 @@ fn bytes_that_are_not_utf8_void_the_body() {
     }
 }
 
-/// Every provider reads it: twice alike, with a change or a count for what it holds, and no change that is
-/// not one. Returns how many changes there were in all.
+/// Every provider reads it: twice alike, with a change or a count for what it holds, and no change
+/// that is not one. Returns how many changes there were in all.
 fn reads(delivery: &Delivery<'_>) -> usize {
     let mut changes = 0;
     for provider in providers::ALL {

@@ -1,7 +1,7 @@
 //! What deliveries mean: the fixtures of every provider, from the request to the page.
 //!
-//! A fixture is a file below `fixtures/providers/NAME`: deliveries in their order, a second apart from
-//! 2026-01-01T00:00:00Z, and what the page shows after the last of them.
+//! A fixture is a file below `fixtures/providers/NAME`: deliveries in their order, a second apart
+//! from 2026-01-01T00:00:00Z, and what the page shows after the last of them.
 
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
@@ -36,7 +36,8 @@ struct Fixture {
     never: Vec<String>,
 }
 
-/// A delivery: a query for `GET`, or a body for `POST`, as JSON kept as it is written, as text or as a form.
+/// A delivery: a query for `GET`, or a body for `POST`, as JSON kept as it is written, as text or
+/// as a form.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Step {

@@ -94,7 +94,8 @@ fn every_prometheus_scrapes_both_formats_without_an_error() {
                 "{program} {format}"
             );
 
-            // A counter of OpenMetrics is described without its suffix: the format was the one that was asked for.
+            // A counter of OpenMetrics is described without its suffix: the format was the one that
+            // was asked for.
             let name = "whatsapp_phone_number_quality_events";
             let described = if format.starts_with("Open") {
                 name.to_owned()
@@ -215,7 +216,8 @@ fn what_is_not_asked_for_any_more_is_given_up_and_made_again() {
 
 #[test]
 fn a_change_that_keeps_length_and_crc_is_seen() {
-    // "1742570190" and "1759395325" have one CRC-32, and so has every text that differs in them alone.
+    // "1742570190" and "1759395325" have one CRC-32, and so has every text that differs in them
+    // alone.
     let webhook = |time: u64| {
         json!({"entry": [{"id": "1", "time": time, "changes": [change(1)]}]}).to_string()
     };
@@ -405,7 +407,8 @@ fn scrapes_have_so_many_places_and_no_more() {
             "a place was not given back"
         );
     }
-    // A scraper that does not read keeps its place; its answer must be larger than what the system buffers.
+    // A scraper that does not read keeps its place; its answer must be larger than what the system
+    // buffers.
     for chunk in 0..20 {
         let batch = (0..1000).map(|number| number + chunk * 1000);
         let changes: Vec<_> = batch.map(change).collect();

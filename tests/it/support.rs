@@ -76,7 +76,8 @@ impl Exporter {
         Self::spawn(command(), storage, arguments, environment).ready()
     }
 
-    /// As [`Exporter::start`], on a disk that is full where a file reaches `bytes`; started again, it has no limit.
+    /// As [`Exporter::start`], on a disk that is full where a file reaches `bytes`; started again,
+    /// it has no limit.
     pub fn start_on_small_disk(storage: &Path, bytes: usize) -> Self {
         Self::start_on_full_disk(storage, bytes, &[]).ready()
     }
@@ -268,7 +269,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts it with a configuration file in this folder, beside which it may put its data and its log.
+    /// Starts it with a configuration file in this folder, beside which it may put its data and its
+    /// log.
     pub fn start(
         program: &str,
         folder: &Path,

@@ -1046,7 +1046,8 @@ fn a_body_in_many_pieces_is_read_whole() {
 fn a_head_that_is_too_large_or_none_is_no_request() {
     let (_folder, exporter) = start(&[], &[]);
     let mut long = b"POST /webhooks/meta HTTP/1.1\r\nX-Long: ".to_vec();
-    // Exactly what the listener reads before it gives up, so that no byte is in the way of its answer.
+    // Exactly what the listener reads before it gives up, so that no byte is in the way of its
+    // answer.
     long.resize(64 << 10, b'a');
     assert_eq!(
         exchange(exporter.webhook, &long).unwrap().status,

@@ -87,8 +87,8 @@ fn create_private(folder: &Path) -> io::Result<()> {
     missing.into_iter().try_for_each(sync_folder_of)
 }
 
-/// Options to make a file that this user alone may read. SQLite gives the files that it makes beside
-/// a database the mode of the database.
+/// Options to make a file that this user alone may read. SQLite gives the files that it makes
+/// beside a database the mode of the database.
 fn private_file() -> fs::OpenOptions {
     let mut options = File::options();
     options.write(true);
@@ -183,8 +183,8 @@ pub(super) fn unreadable(database: &Path, error: rusqlite::Error) -> StoreError 
     }
 }
 
-/// The error of a call into SQLite. Of a full disk SQLite says only that writing failed, where it is
-/// no single page that it could not write.
+/// The error of a call into SQLite. Of a full disk SQLite says only that writing failed, where it
+/// is no single page that it could not write.
 pub(super) fn failed(database: &Path, operation: &str, source: rusqlite::Error) -> StoreError {
     let folder = database.parent().unwrap_or(database);
     let codes = source

@@ -9,9 +9,9 @@ const SPARE: usize = 1024;
 /// here they count from 0.
 ///
 /// A document never overwrites the one before it: it goes into a new row, or into one that is no
-/// longer live, so that what a commit writes lies side by side. Each commit has a revision. Each row
-/// that it writes holds the revision, and the sum of the revisions of all rows that are live after
-/// it (`total`). For example:
+/// longer live, so that what a commit writes lies side by side. Each commit has a revision. Each
+/// row that it writes holds the revision, and the sum of the revisions of all rows that are live
+/// after it (`total`). For example:
 ///
 /// | commit | row | key | revision | sum of the live revisions |
 /// |---|---|---|---|---|
@@ -21,9 +21,9 @@ const SPARE: usize = 1024;
 /// | 3 | 3 | b | 3 | a 2 + b 3 = 5 |
 /// | 4 | 4 | a | 4 | a 4 + b 3 = 7 |
 ///
-/// After commit 4 the rows 3 and 4 are live. If a disk brings back an old page, so that row 3 is not
-/// what commit 3 wrote, b is found in row 1: the live revisions add up to 4 + 1 = 5, row 4 says 7,
-/// and the damage is seen.
+/// After commit 4 the rows 3 and 4 are live. If a disk brings back an old page, so that row 3 is
+/// not what commit 3 wrote, b is found in row 1: the live revisions add up to 4 + 1 = 5, row 4 says
+/// 7, and the damage is seen.
 #[derive(Debug, Default)]
 pub(super) struct RowTable {
     /// The revision of each row that holds the newest document under its key; 0 of a row that is

@@ -34,7 +34,8 @@ pub(super) fn write_samples<T>(text: &mut Vec<u8>, family: &Family<T>, labels: &
         push(text, &[family.name, "{"]);
         text.extend_from_slice(labels);
         if let Some(label) = family.label {
-            push(text, &[",", label, "=\"", label_value, "\""]);
+            text.push(b',');
+            write_label(text, label, label_value);
         }
         push(text, &["} "]);
         write_value(text, value);
@@ -69,6 +70,9 @@ fn write_label(labels: &mut Vec<u8>, name: &str, value: &str) {
 
 /// Escapes backslash and newline, and in some places quotes.
 fn write_escaped(to: &mut Vec<u8>, text: &str, quotes: bool) {
+    if !text.contains(['\\', '\n', '"']) {
+        return to.extend_from_slice(text.as_bytes());
+    }
     for byte in text.bytes() {
         match byte {
             b'\\' => to.extend_from_slice(b"\\\\"),

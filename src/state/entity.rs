@@ -49,7 +49,7 @@ pub struct Family<T> {
     /// The label it has besides those of its kind.
     pub label: Option<&'static str>,
     /// Hands out its samples: the value of [`Family::label`] and the sample's value.
-    pub samples: fn(&T, &mut dyn FnMut(&'static str, Value)),
+    pub samples: fn(&T, &mut dyn FnMut(&str, Value)),
 }
 
 /// The type of a family.

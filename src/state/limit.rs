@@ -154,25 +154,25 @@ impl Limit {
 
 const DIRECTIONS: [(&str, Direction); 2] = [("up", Direction::Up), ("down", Direction::Down)];
 
-pub(super) fn current_samples(limit: &Limit, sample: &mut dyn FnMut(&'static str, Value)) {
+pub(super) fn current_samples(limit: &Limit, sample: &mut dyn FnMut(&str, Value)) {
     if let Some(limit) = limit.value() {
         sample("", Value::Limit(limit));
     }
 }
 
-pub(super) fn previous_samples(limit: &Limit, sample: &mut dyn FnMut(&'static str, Value)) {
+pub(super) fn previous_samples(limit: &Limit, sample: &mut dyn FnMut(&str, Value)) {
     if let Some(limit) = limit.previous {
         sample("", Value::Limit(limit));
     }
 }
 
-pub(super) fn change_samples(limit: &Limit, sample: &mut dyn FnMut(&'static str, Value)) {
+pub(super) fn change_samples(limit: &Limit, sample: &mut dyn FnMut(&str, Value)) {
     for (name, direction) in DIRECTIONS {
         sample(name, Value::Count(limit.changes(direction).total));
     }
 }
 
-pub(super) fn changed_samples(limit: &Limit, sample: &mut dyn FnMut(&'static str, Value)) {
+pub(super) fn changed_samples(limit: &Limit, sample: &mut dyn FnMut(&str, Value)) {
     for (name, direction) in DIRECTIONS {
         if let Some(time) = limit.changes(direction).last {
             sample(name, Value::Time(time));

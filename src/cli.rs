@@ -3,7 +3,10 @@
 use std::{ffi::OsString, path::PathBuf, str::FromStr};
 
 use clap::{
-    Arg, ArgAction, ArgMatches, Command, builder::ValueParser, error::ErrorKind, value_parser,
+    Arg, ArgAction, ArgMatches, Command,
+    builder::{BoolishValueParser, ValueParser},
+    error::ErrorKind,
+    value_parser,
 };
 use tracing::level_filters::LevelFilter;
 
@@ -29,8 +32,8 @@ const LOG_PHONE_NUMBERS: &str = "log.phone-numbers";
 ///
 /// # Errors
 ///
-/// Where a flag or its value is none; and where the help or the version was asked for, which
-/// [`is_answer`] tells.
+/// An unknown flag or an invalid value. Also returned for `--help` and `--version`; [`is_answer`]
+/// tells them apart.
 pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Config, clap::Error> {
     let matches = command().try_get_matches_from(arguments)?;
     let allowed = many::<String>(&matches, ALLOW_UNAUTHENTICATED);
@@ -175,7 +178,7 @@ fn other_flags() -> [Arg; 5] {
         flag(
             MAX_PHONE_NUMBERS,
             "N",
-            "phone numbers, and accounts, there may be; changes of more are refused",
+            "maximum of phone numbers, and of accounts; a change that would add one more is refused",
         )
         .default_value("1000000")
         .value_parser(value_parser!(usize)),
@@ -190,7 +193,8 @@ fn other_flags() -> [Arg; 5] {
             "",
             "log phone numbers whole, not masked to their last four digits",
         )
-        .action(ArgAction::SetTrue),
+        .action(ArgAction::SetTrue)
+        .value_parser(BoolishValueParser::new()),
     ]
 }
 

@@ -30,10 +30,10 @@ pub struct ScrapeOptions {
     /// Its encoding.
     pub encoding: Encoding,
     /// The part of the phone numbers.
-    pub part: Part,
+    pub part: ShardFilter,
 }
 
-/// A format of the page. The lines of samples are the same in both.
+/// A format of the page. The samples of phone numbers and accounts are the same in both.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Format {
     /// Prometheus' text format 0.0.4.
@@ -53,11 +53,12 @@ pub enum Encoding {
     Gzip,
 }
 
-/// Part `index` of `of`: the shards whose number leaves the remainder `index`.
+/// The shards of the table whose number modulo `divisor` is `remainder`: what
+/// `?shard=REMAINDER/DIVISOR` selects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Part {
-    index: usize,
-    of: usize,
+pub struct ShardFilter {
+    remainder: usize,
+    divisor: usize,
 }
 
 /// Makes pages, and keeps what they are made of.
@@ -79,13 +80,16 @@ impl Format {
     }
 }
 
-impl Part {
+impl ShardFilter {
     /// The whole.
-    pub const WHOLE: Self = Self { index: 0, of: 1 };
+    pub const WHOLE: Self = Self {
+        remainder: 0,
+        divisor: 1,
+    };
 
     /// Reads `I/N` with 0 ≤ I < N.
     pub fn parse(text: &str) -> Option<Self> {
-        let (index, of) = text.split_once('/')?;
+        let (remainder, divisor) = text.split_once('/')?;
         let digits = |text: &str| {
             text.bytes()
                 .all(|b| b.is_ascii_digit())
@@ -93,18 +97,18 @@ impl Part {
                 .flatten()
         };
         let part = Self {
-            index: digits(index)?,
-            of: digits(of)?,
+            remainder: digits(remainder)?,
+            divisor: digits(divisor)?,
         };
-        (part.index < part.of).then_some(part)
+        (part.remainder < part.divisor).then_some(part)
     }
 
-    fn has(self, shard: usize) -> bool {
-        shard % self.of == self.index
+    fn includes(self, shard: usize) -> bool {
+        shard % self.divisor == self.remainder
     }
 }
 
-impl Default for Part {
+impl Default for ShardFilter {
     fn default() -> Self {
         Self::WHOLE
     }
@@ -135,9 +139,9 @@ impl Exposition {
         };
         self.numbers
             .write(&self.table.numbers, options, &mut page, deflater);
-        if options.part.index == 0 {
+        if options.part.remainder == 0 {
             let whole = ScrapeOptions {
-                part: Part::WHOLE,
+                part: ShardFilter::WHOLE,
                 ..options
             };
             self.accounts

@@ -14,8 +14,8 @@ mod api;
 mod authenticate;
 mod body;
 mod connection;
-mod metrics;
 mod negotiate;
+mod scrape;
 mod server;
 mod web;
 mod webhook;
@@ -82,8 +82,16 @@ fn lacks_host(head: &Parts) -> Option<Answer> {
     })
 }
 
+/// The names and values of a query; what is not encoded as one decodes, too.
+fn pairs(query: &str) -> Vec<(String, String)> {
+    serde_urlencoded::from_str(query).unwrap_or_default()
+}
+
+const NOT_FOUND: &str = "nothing is served at this path";
+const LOADING: &str = "the stored state is still being loaded";
+
 fn not_found() -> Answer {
-    error(StatusCode::NOT_FOUND, "nothing is served at this path")
+    error(StatusCode::NOT_FOUND, NOT_FOUND)
 }
 
 fn method_not_allowed(allowed: &[&str]) -> Answer {

@@ -30,24 +30,24 @@ use writer::Writer;
 /// Deliveries that may wait for the writer.
 const QUEUE: usize = 2048;
 
-/// The entrance: hands requests to the writer.
+/// The sending end of the writer's queue.
 #[derive(Clone, Debug)]
-pub struct Ingest(mpsc::Sender<Job>);
+pub struct WriterQueue(mpsc::Sender<Job>);
 
-/// What the listeners know of the state and the storage behind them.
+/// The writer's queue, once the stored state is loaded, and whether the storage takes commits.
 #[derive(Debug, Default)]
-pub struct Readiness {
-    ingest: OnceLock<Ingest>,
+pub struct WriterStatus {
+    queue: OnceLock<WriterQueue>,
     storage_is_up: AtomicBool,
 }
 
-/// What a provider sent, authentic and read.
+/// What is submitted to the writer: the content of an authentic request.
 #[derive(Debug)]
 #[expect(
     clippy::large_enum_variant,
-    reason = "nearly every request is a delivery"
+    reason = "nearly every submission is a delivery"
 )]
-pub enum Request {
+pub enum Submission {
     /// Webhooks.
     Delivery(Parsed),
     /// A handshake with the right verify token.
@@ -66,7 +66,7 @@ pub struct OutcomeCounts {
     pub test: u64,
 }
 
-/// Why a request was not stored; the sender may try again.
+/// Why a submission was not stored; the sender may try again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum IngestError {
@@ -78,17 +78,17 @@ pub enum IngestError {
     Storage,
 }
 
-/// A request in the queue.
+/// A submission in the queue.
 #[derive(Debug)]
 struct Job {
     provider: ProviderName,
-    request: Request,
+    submission: Submission,
     reply: ReplySender,
 }
 
 type ReplySender = oneshot::Sender<Result<OutcomeCounts, IngestError>>;
 
-/// Starts the writer on a thread of its own, and opens the entrance to it in `readiness`.
+/// Starts the writer on a thread of its own, and opens its queue in `writer_status`.
 ///
 /// # Errors
 ///
@@ -96,7 +96,7 @@ type ReplySender = oneshot::Sender<Result<OutcomeCounts, IngestError>>;
 pub fn start<S: Store + 'static>(
     fold: Fold,
     store: S,
-    readiness: &Arc<Readiness>,
+    writer_status: &Arc<WriterStatus>,
     telemetry: Arc<Telemetry>,
     log_phone_numbers: bool,
 ) -> io::Result<RunningWriter> {
@@ -107,7 +107,7 @@ pub fn start<S: Store + 'static>(
         replies,
         fold,
         store,
-        Arc::clone(readiness),
+        Arc::clone(writer_status),
         telemetry,
         log_phone_numbers,
     );
@@ -122,25 +122,25 @@ pub fn start<S: Store + 'static>(
         }
     });
     // Nothing else sets it.
-    let _ = readiness.ingest.set(Ingest(sender));
+    let _ = writer_status.queue.set(WriterQueue(sender));
     Ok(running)
 }
 
-impl Ingest {
-    /// Hands over a request and waits until its changes are durable.
+impl WriterQueue {
+    /// Hands over a submission and waits until its changes are durable.
     ///
     /// # Errors
     ///
-    /// Nothing of the request was applied; [`IngestError`] says why.
+    /// Nothing of the submission was applied; [`IngestError`] says why.
     pub fn submit(
         &self,
         provider: ProviderName,
-        request: Request,
+        submission: Submission,
     ) -> impl Future<Output = Result<OutcomeCounts, IngestError>> + use<> {
         let (reply, result) = oneshot::channel();
         let queued = self.0.try_send(Job {
             provider,
-            request,
+            submission,
             reply,
         });
         let queued = queued.map_err(|error| match error {
@@ -155,15 +155,15 @@ impl Ingest {
     }
 }
 
-impl Readiness {
-    /// The entrance, once the stored state is loaded.
-    pub fn ingest(&self) -> Option<&Ingest> {
-        self.ingest.get()
+impl WriterStatus {
+    /// The queue, once the stored state is loaded.
+    pub fn queue(&self) -> Option<&WriterQueue> {
+        self.queue.get()
     }
 
     /// Whether the stored state is loaded.
     pub fn is_loaded(&self) -> bool {
-        self.ingest.get().is_some()
+        self.queue.get().is_some()
     }
 
     /// Whether the storage took the last commit, or its probe since.

@@ -20,7 +20,7 @@ fn main() -> ExitCode {
     let config = match cli::read(env::args_os()) {
         Ok(config) => config,
         Err(usage) => {
-            // A closed terminal is no reason to fail differently.
+            // If this cannot be written, the exit status still tells the result.
             let _ = usage.print();
             let is_answer = cli::is_answer(&usage);
             return if is_answer {
@@ -51,7 +51,7 @@ fn serve(config: Config, secrets: Secrets) -> Result<(), RunError> {
         .event_interval(256)
         .enable_all()
         .build()?;
-    runtime.block_on(async {
+    let result = runtime.block_on(async {
         let mut terminate = unix::signal(unix::SignalKind::terminate())?;
         let mut interrupt = unix::signal(unix::SignalKind::interrupt())?;
         let shutdown = async {
@@ -61,11 +61,14 @@ fn serve(config: Config, secrets: Secrets) -> Result<(), RunError> {
             }
         };
         run(config, secrets, listeners, shutdown).await
-    })
+    });
+    // A database that is still being read when the program is to end need not be read to its end.
+    runtime.shutdown_background();
+    result
 }
 
 fn refuse(error: &dyn fmt::Display) -> ExitCode {
-    // A closed terminal is no reason to fail differently.
+    // If this cannot be written, the exit status still tells the result.
     let _ = writeln!(std::io::stderr(), "error: {error}");
     ExitCode::from(USAGE)
 }

@@ -13,7 +13,7 @@ use tracing::{error, info, warn};
 use crate::{
     config::{Config, ListenAddress, Secrets},
     http::{self, Authenticator, Endpoint, Handler, Web, Webhooks},
-    ingest::{self, Readiness, RunningWriter},
+    ingest::{self, RunningWriter, WriterStatus},
     providers,
     state::{Fold, Table},
     store::{Sqlite, Store, StoreError},
@@ -38,7 +38,7 @@ pub struct Listeners {
 pub enum RunError {
     /// An address cannot be listened on; the operator is at fault, or another program has it.
     #[error(
-        "cannot listen on {address}: {source}; end the program that does, or give another address"
+        "cannot listen on {address}: {source}; if another program uses this address, stop it; otherwise choose another address"
     )]
     Listen {
         /// The address.
@@ -112,7 +112,7 @@ pub async fn run(
         config,
         telemetry,
         table: Arc::default(),
-        readiness: Arc::default(),
+        writer_status: Arc::default(),
         stop: watch::Sender::new(false),
     };
     program
@@ -125,7 +125,7 @@ struct Program {
     config: Config,
     telemetry: Arc<Telemetry>,
     table: Arc<Table>,
-    readiness: Arc<Readiness>,
+    writer_status: Arc<WriterStatus>,
     /// Turns true when the listeners are to finish.
     stop: watch::Sender<bool>,
 }
@@ -165,11 +165,12 @@ impl Program {
         let (tell, web_ended) = oneshot::channel();
         let web = self.start_web(listeners.web, tell)?;
         let endpoints = self.endpoints(secrets);
-        let (readiness, telemetry) = (Arc::clone(&self.readiness), Arc::clone(&self.telemetry));
-        let webhooks = Arc::new(Webhooks::new(endpoints, readiness, telemetry));
+        let (writer_status, telemetry) =
+            (Arc::clone(&self.writer_status), Arc::clone(&self.telemetry));
+        let webhooks = Arc::new(Webhooks::new(endpoints, writer_status, telemetry));
         let mut tasks = Tasks::default();
-        tasks.serve("webhook listener", listeners.webhook, &webhooks, &self.stop)?;
-        tasks.spawn("web listener", async {
+        tasks.serve("webhook", listeners.webhook, &webhooks, &self.stop)?;
+        tasks.spawn("web", async {
             // It resolves when the thread ends, whether it says so or panics.
             let _ = web_ended.await;
         });
@@ -185,7 +186,7 @@ impl Program {
         let web = Arc::new(Web::new(
             self.config.telemetry_path.clone(),
             Arc::clone(&self.table),
-            Arc::clone(&self.readiness),
+            Arc::clone(&self.writer_status),
             Arc::clone(&self.telemetry),
             self.config.max_requests,
         ));
@@ -195,7 +196,7 @@ impl Program {
         let mut tasks = Tasks::default();
         {
             let _entered = runtime.enter();
-            tasks.serve("web listener", listeners, &web, &self.stop)?;
+            tasks.serve("web", listeners, &web, &self.stop)?;
         }
         let mut stopped = self.stop.subscribe();
         let serve = move || {
@@ -276,10 +277,16 @@ impl Program {
         self.telemetry
             .phone_numbers
             .set(i64::try_from(phone_numbers).unwrap_or(i64::MAX));
-        self.readiness.set_storage(is_up, &self.telemetry);
+        self.writer_status.set_storage(is_up, &self.telemetry);
         let telemetry = Arc::clone(&self.telemetry);
         let log_phone_numbers = self.config.log_phone_numbers;
-        let writer = ingest::start(fold, store, &self.readiness, telemetry, log_phone_numbers)?;
+        let writer = ingest::start(
+            fold,
+            store,
+            &self.writer_status,
+            telemetry,
+            log_phone_numbers,
+        )?;
         if is_up {
             info!(phone_numbers, "ready");
         }
@@ -317,7 +324,7 @@ impl Program {
                 Some(result) => Ok(result?),
                 None => Err(RunError::Defect("the writer panicked".into())),
             },
-            name = tasks.ended() => Err(RunError::Defect(format!("the {name} ended"))),
+            name = tasks.ended() => Err(RunError::Defect(format!("the {name} listener ended"))),
             () = shutdown => {
                 info!("stopping: finishing what is in flight");
                 self.stop.send_replace(true);
@@ -354,8 +361,7 @@ impl Tasks {
         for listener in listeners {
             listener.set_nonblocking(true)?;
             let listener = tokio::net::TcpListener::from_std(listener)?;
-            let role = name.trim_end_matches(" listener");
-            info!(listener = role, address = %listener.local_addr()?, "listening");
+            info!(listener = name, address = %listener.local_addr()?, "listening");
             self.spawn(
                 name,
                 http::serve(listener, Arc::clone(handler), stop.subscribe()),

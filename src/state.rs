@@ -15,13 +15,13 @@ mod shards;
 mod table;
 
 pub use account::Account;
-pub use entity::{Entity, Family, MetricKind, Parts, Value};
+pub use entity::{Entity, Family, LabelValues, MetricKind, SampleWriter, Value};
 pub use fold::{Applied, Batch, Draft, Fold, Outcome, Record};
-pub use heartbeat::{Heartbeat, Sign};
+pub use heartbeat::{Heartbeat, HeartbeatKind};
 pub use limit::{Changes, Dated, Limit};
 pub use number::{Counts, Number};
-pub use shards::Shards;
-pub use table::{SHARDS, Table};
+pub use shards::{SHARDS, Shards};
+pub use table::Table;
 
 /// For fields that are left out of a document.
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {

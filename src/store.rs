@@ -16,7 +16,8 @@ pub trait Store: Send {
     ///
     /// # Errors
     ///
-    /// Where anything stored cannot be read: a fleet with holes must not be served.
+    /// Where anything stored cannot be read: some of the phone numbers must not be served as if
+    /// they were all.
     fn load(&mut self, each: &mut dyn FnMut(Record)) -> Result<(), StoreError>;
 
     /// Stores all of `batch` or nothing of it; when it returns `Ok` it survives a loss of power.
@@ -33,7 +34,8 @@ pub trait Store: Send {
     /// As [`Store::commit`].
     fn probe(&mut self) -> Result<(), StoreError>;
 
-    /// Does what no commit need wait for. To be called after each.
+    /// Does maintenance that no reply should wait for, such as a checkpoint. Call it after each
+    /// commit.
     ///
     /// # Errors
     ///
@@ -59,8 +61,7 @@ pub struct StoreError {
 
 /// What is wrong with the storage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum StoreErrorKind {
+enum StoreErrorKind {
     /// It does not answer or cannot be used at the moment; the operator or another program is at
     /// fault.
     Unavailable,
@@ -79,11 +80,6 @@ pub enum StoreErrorKind {
 }
 
 impl StoreError {
-    /// What is wrong.
-    pub fn kind(&self) -> StoreErrorKind {
-        self.kind
-    }
-
     /// Whether nothing more can be promised, so that the process must end.
     pub fn is_fatal(&self) -> bool {
         use StoreErrorKind::{Full, Held, Unavailable};

@@ -7,6 +7,4 @@ mod log;
 mod metrics;
 
 pub use log::{Format as LogFormat, Limiter as LogLimiter, Permit as LogPermit, init as init_log};
-pub use metrics::{
-    ChangeMetrics, NO_PROVIDER, ProviderMetrics, StorageMetrics, Telemetry, TimeGauge,
-};
+pub use metrics::{ChangeMetrics, ProviderMetrics, StorageMetrics, Telemetry, TimeGauge};

@@ -18,7 +18,7 @@ use whatsapp_quality_exporter::{
     config::{Secret, Secrets},
     domain::Timestamp,
     http::{Authenticator, Endpoint, Handler, Web, Webhooks},
-    ingest::{self, Readiness},
+    ingest::{self, WriterStatus},
     providers::{self, Delivery, SecretKind},
     state::{Batch, Fold, Record, Table},
     store::{Sqlite, Store, StoreError},
@@ -93,9 +93,9 @@ async fn webhooks(times: usize, batch: usize) {
     let fold = Fold::new(Arc::new(Table::default()), usize::MAX);
     let mut store = Sqlite::open(folder.path()).expect("a storage");
     store.load(&mut |_| {}).expect("an empty storage");
-    let readiness = Arc::new(Readiness::default());
-    readiness.set_storage(true, &telemetry);
-    let writer = ingest::start(fold, store, &readiness, Arc::clone(&telemetry), false)
+    let writer_status = Arc::new(WriterStatus::default());
+    writer_status.set_storage(true, &telemetry);
+    let writer = ingest::start(fold, store, &writer_status, Arc::clone(&telemetry), false)
         .expect("a thread");
     let provider = providers::by_name("meta").expect("Meta");
     let secret = Secret {
@@ -106,7 +106,7 @@ async fn webhooks(times: usize, batch: usize) {
     let secrets = Secrets::from_iter([secret]);
     let authenticator = Authenticator::new(provider, &secrets, &[], &telemetry);
     let endpoints = vec![Endpoint { provider, authenticator }];
-    let webhooks = Arc::new(Webhooks::new(endpoints, readiness, telemetry));
+    let webhooks = Arc::new(Webhooks::new(endpoints, writer_status, telemetry));
     for begin in (0..times).step_by(batch) {
         let senders: Vec<_> = (begin..begin + batch)
             .map(|index| {
@@ -154,13 +154,13 @@ async fn scrapes(times: usize) {
         draft.publish(&batch);
     }
     let telemetry = Arc::new(Telemetry::new().expect("telemetry"));
-    let readiness = Arc::new(Readiness::default());
-    let _writer = ingest::start(fold, Nowhere, &readiness, Arc::clone(&telemetry), false)
+    let writer_status = Arc::new(WriterStatus::default());
+    let _writer = ingest::start(fold, Nowhere, &writer_status, Arc::clone(&telemetry), false)
         .expect("a thread");
     let web = Arc::new(Web::new(
         "/metrics".into(),
         table,
-        readiness,
+        writer_status,
         telemetry,
         40,
     ));

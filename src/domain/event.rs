@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Direction;
+
 /// The kinds of phone number quality event.
 ///
 /// Source: Meta's reference of the `phone_number_quality_update` webhook. Meta itself has
@@ -68,6 +70,15 @@ impl EventKind {
             Self::Flagged => Some(true),
             Self::Unflagged | Self::Upgrade | Self::Downgrade => Some(false),
             Self::Onboarding | Self::ThroughputUpgrade | Self::Unknown => None,
+        }
+    }
+
+    /// The direction of the limit that the event's name implies.
+    pub const fn implied_direction(self) -> Option<Direction> {
+        match self {
+            Self::Downgrade => Some(Direction::Down),
+            Self::Upgrade => Some(Direction::Up),
+            _ => None,
         }
     }
 

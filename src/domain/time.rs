@@ -44,7 +44,7 @@ impl Timestamp {
         } else {
             1e6
         };
-        Self::from_nanos((number * unit).round() as i128 * 1000)
+        Self::from_nanos(((number * unit).round() as i128).checked_mul(1000)?)
     }
 
     /// Reads ISO 8601, or `YYYY-MM-DD HH:MM:SS`; without an offset it is UTC.
@@ -147,6 +147,7 @@ mod tests {
             ("inf", "none"),
             ("9223372036854775807", "none"),
             ("1e400", "none"),
+            ("1e300", "none"),
         ] {
             assert_eq!(shown(Timestamp::parse_unix(text)), want, "{text}");
         }

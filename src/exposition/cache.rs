@@ -9,7 +9,7 @@ use bytes::Bytes;
 use hashbrown::DefaultHashBuilder;
 
 use super::{
-    Encoding, PageBuilder, Part, ScrapeOptions,
+    Encoding, PageBuilder, ScrapeOptions, ShardFilter,
     gzip::{Check, Deflater},
     text,
 };
@@ -145,7 +145,7 @@ impl EncodingCache {
             .filter(|(_, changed)| *changed)
         {
             let checks = family.groups.iter().map(|group| group.check);
-            family.check = checks.fold(Check::default(), Check::and);
+            family.check = checks.fold(Check::default(), Check::followed_by);
         }
     }
 
@@ -243,7 +243,7 @@ impl ShardGroup {
         let mut encoded = Vec::with_capacity(SHARDS_IN_GROUP);
         for (of_shard, check_of_shard, hash) in shards() {
             bytes.extend_from_slice(of_shard);
-            check = check.and(check_of_shard);
+            check = check.followed_by(check_of_shard);
             let end = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
             encoded.push(EncodedShard {
                 end,
@@ -286,7 +286,7 @@ impl FamilySamples {
         deflater: &mut Deflater,
     ) {
         let (bytes, check) = match options.part {
-            Part::WHOLE => {
+            ShardFilter::WHOLE => {
                 let groups = self.groups.iter();
                 (
                     groups.map(|group| group.bytes.clone()).collect(),
@@ -305,20 +305,20 @@ impl FamilySamples {
     }
 
     /// The bytes of a part: those of whole groups where it has all of a group.
-    fn of_part(&self, part: Part) -> (Vec<Bytes>, Check) {
+    fn of_part(&self, part: ShardFilter) -> (Vec<Bytes>, Check) {
         let mut bytes = Vec::new();
         let mut check = Check::default();
         for (number, group) in self.groups.iter().enumerate() {
-            let has = |index: usize| part.has(index * GROUPS + number);
+            let has = |index: usize| part.includes(index * GROUPS + number);
             if (0..SHARDS_IN_GROUP).all(has) {
                 bytes.push(group.bytes.clone());
-                check = check.and(group.check);
+                check = check.followed_by(group.check);
                 continue;
             }
             let shards = group.shards.iter().enumerate();
             for (index, shard) in shards.filter(|(index, _)| has(*index)) {
                 bytes.push(group.bytes.slice(group.range(index)));
-                check = check.and(shard.check);
+                check = check.followed_by(shard.check);
             }
         }
         (bytes, check)

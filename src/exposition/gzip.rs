@@ -30,7 +30,7 @@ impl Check {
     }
 
     /// The check of this text and then the other.
-    pub fn and(self, next: Self) -> Self {
+    pub fn followed_by(self, next: Self) -> Self {
         let mut hasher = Hasher::new_with_initial_len(self.crc, self.length);
         hasher.combine(&Hasher::new_with_initial_len(next.crc, next.length));
         Self {
@@ -93,7 +93,7 @@ impl Member {
     /// Adds pieces and the check of their text.
     pub fn push(&mut self, pieces: impl IntoIterator<Item = Bytes>, check: Check) {
         self.pieces.extend(pieces);
-        self.check = self.check.and(check);
+        self.check = self.check.followed_by(check);
     }
 
     /// The whole member, in pieces.

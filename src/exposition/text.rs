@@ -54,7 +54,7 @@ fn write_value(text: &mut Vec<u8>, value: Value) {
 
 /// Writes the labels of a key, without braces.
 pub(super) fn write_labels<K: Entity>(labels: &mut Vec<u8>, key: &K) {
-    for (index, (name, value)) in K::LABELS.iter().zip(key.parts()).enumerate() {
+    for (index, (name, value)) in K::LABELS.iter().zip(key.label_values()).enumerate() {
         if index > 0 {
             labels.push(b',');
         }

@@ -23,7 +23,7 @@ pub struct PageBody {
     piece: Bytes,
     pieces: smallvec::IntoIter<[Bytes; 1]>,
     left: u64,
-    /// Held until the peer has all of it, or is gone.
+    /// Released when hyper has taken the last frame, or the connection has ended.
     _permit: Option<OwnedSemaphorePermit>,
     _busy: Option<Busy>,
 }
@@ -40,7 +40,7 @@ impl PageBody {
         }
     }
 
-    /// A body that holds a permit until it is sent.
+    /// A body that holds a permit until hyper has taken all of it.
     pub(super) fn with_permit(pieces: Vec<Bytes>, permit: OwnedSemaphorePermit) -> Self {
         Self {
             _permit: Some(permit),

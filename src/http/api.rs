@@ -3,10 +3,9 @@
 //! Each object has the labels and, under the metric's name without its prefix, every value: a
 //! number, `"+Inf"`, or an object by the further label.
 
-use std::borrow::Cow;
-
 use serde_json::{Map, Value as Json, json};
 
+use super::pairs;
 use crate::{
     domain::PhoneNumber,
     providers,
@@ -58,15 +57,13 @@ pub(super) fn list<K: Entity>(table: &Table, query: &str) -> Result<Json, BadQue
 
 impl<K: Entity> Query<K> {
     fn read(query: &str) -> Result<Self, BadQuery> {
-        let pairs: Vec<(Cow<'_, str>, Cow<'_, str>)> =
-            serde_urlencoded::from_str(query).unwrap_or_default();
         let mut read = Self {
             filters: Vec::new(),
             limit: DEFAULT_LIMIT,
             after: None,
         };
-        for (name, value) in pairs {
-            match name.as_ref() {
+        for (name, value) in pairs(query) {
+            match name.as_str() {
                 "limit" => {
                     let limit = value.parse().ok();
                     let limit = limit.filter(|limit| (1..=MAX_LIMIT).contains(limit));
@@ -79,7 +76,7 @@ impl<K: Entity> Query<K> {
                     // A number may be given in any spelling; a text that is no number matches none.
                     let value = match (label, PhoneNumber::parse(&value)) {
                         ("phone_number", Ok(number)) => number.as_str().to_owned(),
-                        _ => value.into_owned(),
+                        _ => value,
                     };
                     read.filters.push((label, value));
                 }
@@ -89,7 +86,7 @@ impl<K: Entity> Query<K> {
     }
 
     fn matches(&self, key: &K) -> bool {
-        let parts = key.parts();
+        let parts = key.label_values();
         self.filters.iter().all(|(wanted, value)| {
             let mut labels = K::LABELS.iter().zip(&parts);
             labels.any(|(label, part)| label == wanted && part == value)
@@ -98,7 +95,7 @@ impl<K: Entity> Query<K> {
 }
 
 fn object<K: Entity>(key: &K, record: &K::Record) -> Json {
-    let labels = K::LABELS.iter().zip(key.parts());
+    let labels = K::LABELS.iter().zip(key.label_values());
     let mut object: Map<String, Json> = labels
         .map(|(label, value)| ((*label).to_owned(), value.into()))
         .collect();
@@ -123,7 +120,7 @@ fn object<K: Entity>(key: &K, record: &K::Record) -> Json {
 
 /// The parts of a key as a JSON list, in hexadecimal: safe in any URL.
 fn cursor<K: Entity>(key: &K) -> String {
-    base16ct::lower::encode_string(json!(key.parts().as_slice()).to_string().as_bytes())
+    base16ct::lower::encode_string(json!(key.label_values().as_slice()).to_string().as_bytes())
 }
 
 fn key_of<K: Entity>(cursor: &str) -> Option<K> {
@@ -131,5 +128,5 @@ fn key_of<K: Entity>(cursor: &str) -> Option<K> {
         serde_json::from_slice(&base16ct::lower::decode_vec(cursor).ok()?).ok()?;
     let (provider, rest) = parts.split_first()?;
     let rest: Vec<&str> = rest.iter().map(String::as_str).collect();
-    K::from_parts(providers::by_name(provider)?.name, &rest)
+    K::from_label_values(providers::by_name(provider)?.name, &rest)
 }

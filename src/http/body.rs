@@ -1,4 +1,5 @@
-//! BodyReader of unknown senders: bounded in size, in time and in what all of them hold together.
+//! Reads request bodies of unknown senders: bounded in size, in time, and in how many large ones
+//! are read at once.
 
 use std::{
     future::{Future, poll_fn},
@@ -18,7 +19,7 @@ const MAX_BODY: usize = 4 << 20;
 const MAX_DRAINED: usize = 16 << 20;
 /// For the whole body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-/// BodyReader larger than this share a budget.
+/// Bodies larger than this share the permits of [`LARGE_AT_A_TIME`].
 const SMALL: usize = 64 << 10;
 /// How many large bodies are read at a time.
 const LARGE_AT_A_TIME: usize = 16;

@@ -34,7 +34,7 @@ pub(super) fn format(headers: &HeaderMap) -> Format {
     };
     let text = quality("text/plain", "0.0.4").map_or(0.0, |(_, quality)| quality);
     match quality("application/openmetrics-text", "1.0.0") {
-        // Who takes anything gets the older one.
+        // A scraper that accepts only `*/*` gets the text format.
         Some((specificity, quality)) if specificity > 0 && quality > 0.0 && quality >= text => {
             Format::OpenMetrics
         }
@@ -107,7 +107,7 @@ fn item(text: &str) -> Item {
         .iter()
         .find(|(name, _)| name == "q")
         .map_or(Some(1.0), |(_, q)| q.parse().ok());
-    // What cannot be read asks for nothing.
+    // A quality that cannot be read counts as 0.
     let quality = quality
         .filter(|quality: &f32| (0.0..=1.0).contains(quality))
         .unwrap_or(0.0);
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn open_metrics_only_for_who_prefers_it() {
+    fn open_metrics_only_where_preferred() {
         use Format::{OpenMetrics, Text};
         for (accept, want) in [
             (
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn gzip_only_for_who_accepts_it() {
+    fn gzip_only_where_accepted() {
         use Encoding::{Gzip, Plain};
         for (accept, want) in [
             ("gzip", Gzip),

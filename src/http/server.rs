@@ -21,8 +21,8 @@ const MAX_CONNECTIONS: u32 = 480;
 /// How often connections are reviewed, all at once: a timer for each connection costs more than
 /// parsing a request (docs/performance.md).
 const REVIEW: Duration = Duration::from_millis(2500);
-/// After this a connection ends with its next answer, after twice this with the answer that it is
-/// at, so that no connection keeps its permit for ever.
+/// A connection of this age is closed with its next response; at twice this age it is closed after
+/// the response in progress. So no connection keeps its permit for ever.
 const MAX_AGE: Duration = Duration::from_secs(300);
 
 /// Answers requests.

@@ -7,16 +7,15 @@ use hyper::{Method, Request, StatusCode, body::Body};
 use serde_json::Value as Json;
 
 use super::{
-    Answer, HTML, Handler, PLAIN, answer,
+    Answer, HTML, Handler, LOADING, PLAIN, answer,
     api::{self, BadQuery},
     body::drain_body,
-    error, json, lacks_host, method_not_allowed,
-    metrics::Metrics,
-    not_found,
+    error, json, lacks_host, method_not_allowed, not_found,
+    scrape::Scrapes,
 };
 use crate::{
     domain::{AccountKey, NumberKey},
-    ingest::Readiness,
+    ingest::WriterStatus,
     providers,
     state::Table,
     telemetry::Telemetry,
@@ -72,8 +71,8 @@ pub fn is_taken(path: &str) -> bool {
 pub struct Web {
     telemetry_path: String,
     table: Arc<Table>,
-    readiness: Arc<Readiness>,
-    metrics: Metrics,
+    writer_status: Arc<WriterStatus>,
+    scrapes: Scrapes,
 }
 
 impl Web {
@@ -81,23 +80,23 @@ impl Web {
     pub fn new(
         telemetry_path: String,
         table: Arc<Table>,
-        readiness: Arc<Readiness>,
+        writer_status: Arc<WriterStatus>,
         telemetry: Arc<Telemetry>,
         max_requests: usize,
     ) -> Self {
-        let metrics = Metrics::new(Arc::clone(&table), telemetry, max_requests);
+        let scrapes = Scrapes::new(Arc::clone(&table), telemetry, max_requests);
         Self {
             telemetry_path,
             table,
-            readiness,
-            metrics,
+            writer_status,
+            scrapes,
         }
     }
 
     fn ready(&self) -> Answer {
-        if !self.readiness.is_loaded() {
+        if !self.writer_status.is_loaded() {
             loading()
-        } else if !self.readiness.storage_is_up() {
+        } else if !self.writer_status.storage_is_up() {
             let sentence = "the storage does not take changes; the log says why";
             error(StatusCode::SERVICE_UNAVAILABLE, sentence)
         } else {
@@ -130,7 +129,7 @@ impl Web {
     }
 
     async fn list(&self, list: List, query: &str) -> Answer {
-        if !self.readiness.is_loaded() {
+        if !self.writer_status.is_loaded() {
             return loading();
         }
         let table = Arc::clone(&self.table);
@@ -173,15 +172,12 @@ impl Handler for Web {
             Some(Action::Healthy) => answer(StatusCode::OK, PLAIN, "healthy\n"),
             Some(Action::Ready) => self.ready(),
             Some(Action::List(list)) => self.list(list, query).await,
-            None if !self.readiness.is_loaded() => loading(),
-            None => self.metrics.answer(&head.headers, query).await,
+            None if !self.writer_status.is_loaded() => loading(),
+            None => self.scrapes.answer(&head.headers, query).await,
         }
     }
 }
 
 fn loading() -> Answer {
-    error(
-        StatusCode::SERVICE_UNAVAILABLE,
-        "the stored state is still being loaded",
-    )
+    error(StatusCode::SERVICE_UNAVAILABLE, LOADING)
 }

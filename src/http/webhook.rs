@@ -1,10 +1,10 @@
 //! The public listener: the providers' webhooks and nothing else.
 
-use std::{borrow::Cow, fmt, sync::Arc, time::Instant};
+use std::{fmt, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use hyper::{
-    HeaderMap, Method, StatusCode,
+    HeaderMap, Method, Request, StatusCode,
     body::Body,
     header::{
         ACCEPT_ENCODING, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, RETRY_AFTER,
@@ -15,13 +15,13 @@ use hyper::{
 use tracing::{info, warn};
 
 use super::{
-    Answer, Authenticator, Handler, PLAIN, answer,
+    Answer, Authenticator, Handler, LOADING, NOT_FOUND, PLAIN, answer,
     authenticate::{AuthError, PendingSignature},
     body::{BodyError, BodyReader, drain_body},
-    error, header, json, lacks_host, method_not_allowed, not_found,
+    error, header, json, lacks_host, method_not_allowed, not_found, pairs,
 };
 use crate::{
-    ingest::{IngestError, OutcomeCounts, Readiness, Request},
+    ingest::{IngestError, OutcomeCounts, Submission, WriterStatus},
     providers::{Delivery, Provider},
     telemetry::{LogLimiter, LogPermit, ProviderMetrics, Telemetry},
 };
@@ -32,7 +32,7 @@ const RETRY_SECONDS: HeaderValue = HeaderValue::from_static("5");
 /// Answers webhooks.
 pub struct Webhooks {
     endpoints: Vec<Endpoint>,
-    readiness: Arc<Readiness>,
+    writer_status: Arc<WriterStatus>,
     telemetry: Arc<Telemetry>,
     body_reader: BodyReader,
     /// Lines of the log about requests that are authentic.
@@ -68,12 +68,12 @@ impl Webhooks {
     /// Hands the webhooks of these endpoints on, once the stored state is loaded.
     pub fn new(
         endpoints: Vec<Endpoint>,
-        readiness: Arc<Readiness>,
+        writer_status: Arc<WriterStatus>,
         telemetry: Arc<Telemetry>,
     ) -> Self {
         Self {
             endpoints,
-            readiness,
+            writer_status,
             telemetry,
             body_reader: BodyReader::default(),
             lines: LogLimiter::for_authentic_senders(),
@@ -81,18 +81,18 @@ impl Webhooks {
         }
     }
 
-    /// Reads a request that is authentic, with the answer where that is not the counts; or else
-    /// says what to answer now.
+    /// Authenticates and reads a request. `Ok`: what to submit and, for a handshake, the response
+    /// to send once it is stored. `Err`: the response to send now.
     async fn receive<B: Body<Data = Bytes> + Send>(
         &self,
         exchange: &Exchange<'_>,
         body: B,
-    ) -> Result<(Request, Option<Answer>), Box<Answer>> {
+    ) -> Result<(Submission, Option<Answer>), Box<Answer>> {
         let Exchange { endpoint, head, .. } = exchange;
         let pending = match self.admit(exchange) {
             Ok(Admitted::Delivery(pending)) => pending,
             Ok(Admitted::Handshake(challenge)) => {
-                return Ok((Request::Handshake, Some(*challenge)));
+                return Ok((Submission::Handshake, Some(*challenge)));
             }
             Err(answer) => {
                 drain_body(body).await;
@@ -103,7 +103,8 @@ impl Webhooks {
         let body = self.body_reader.read(body).await.map_err(|reason| {
             let mut answer = self.rejected(endpoint, lines, status_of(reason), &reason);
             if matches!(reason, BodyError::TooLarge | BodyError::Slow) {
-                // The rest of the body would be read as the next request.
+                // hyper closes the connection, because the body was not read to its end; the header
+                // says so.
                 answer
                     .headers_mut()
                     .insert(CONNECTION, HeaderValue::from_static("close"));
@@ -119,7 +120,7 @@ impl Webhooks {
             body: &body,
         };
         match endpoint.provider.parse(&delivery) {
-            Ok(parsed) => Ok((Request::Delivery(parsed), None)),
+            Ok(parsed) => Ok((Submission::Delivery(parsed), None)),
             Err(reason) => Err(self.rejected(endpoint, lines, StatusCode::BAD_REQUEST, &reason)),
         }
     }
@@ -143,8 +144,7 @@ impl Webhooks {
             return Err(Box::new(answer));
         }
         if !authenticator.is_on() || path_token.is_some() && !authenticator.takes_token() {
-            let reason = "nothing is served at this path";
-            return Err(self.rejected(endpoint, lines, StatusCode::NOT_FOUND, &reason));
+            return Err(self.rejected(endpoint, lines, StatusCode::NOT_FOUND, &NOT_FOUND));
         }
         if provider.handshake && head.method == Method::GET {
             return Ok(Admitted::Handshake(Box::new(self.handshake(exchange)?)));
@@ -181,11 +181,10 @@ impl Webhooks {
             head,
         } = exchange;
         let query = head.uri.query().unwrap_or_default();
-        let pairs: Vec<(Cow<'_, str>, Cow<'_, str>)> =
-            serde_urlencoded::from_str(query).unwrap_or_default();
+        let pairs = pairs(query);
         let value = |name| {
             let found = pairs.iter().find(|(key, _)| key == name);
-            found.map(|(_, value)| value.as_ref())
+            found.map(|(_, value)| value.as_str())
         };
         let token = value("hub.verify_token").unwrap_or_default();
         let is_known = endpoint.authenticator.knows_verify_token(token);
@@ -208,11 +207,11 @@ impl Webhooks {
     fn submit(
         &self,
         endpoint: &Endpoint,
-        request: Request,
+        request: Submission,
     ) -> Result<impl Future<Output = Result<OutcomeCounts, IngestError>> + use<>, Box<Answer>> {
-        match self.readiness.ingest() {
+        match self.writer_status.queue() {
             Some(ingest) => Ok(ingest.submit(endpoint.provider.name, request)),
-            None => Err(self.put_off(endpoint, &"the stored state is still being loaded")),
+            None => Err(self.put_off(endpoint, &LOADING)),
         }
     }
 
@@ -276,7 +275,7 @@ impl Webhooks {
         status: StatusCode,
         reason: &dyn fmt::Display,
     ) {
-        if let Some(LogPermit { suppressed }) = lines.admit(Instant::now()) {
+        if let Some(LogPermit { suppressed }) = lines.try_line(Instant::now()) {
             let (provider, code) = (endpoint.provider.name.as_str(), status.as_u16());
             warn!(provider, code, %reason, suppressed, "webhook rejected");
         }
@@ -286,7 +285,7 @@ impl Webhooks {
 impl Handler for Webhooks {
     const VECTORED_WRITES: bool = false;
 
-    fn handle<B>(self: Arc<Self>, request: hyper::Request<B>) -> impl Future<Output = Answer> + Send
+    fn handle<B>(self: Arc<Self>, request: Request<B>) -> impl Future<Output = Answer> + Send
     where
         B: Body<Data = Bytes> + Send,
     {

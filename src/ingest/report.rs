@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Instant};
 use smol_str::{SmolStr, ToSmolStr};
 use tracing::{info, warn};
 
-use super::{OutcomeCounts, Request, writer::Folded};
+use super::{OutcomeCounts, Submission, writer::Folded};
 use crate::{
     domain::{Change, ChangeKind, MessagingLimit, ProviderName, Timestamp, UnknownField},
     state::{Applied, Outcome},
@@ -30,12 +30,12 @@ impl Reporter {
         }
     }
 
-    /// Counts a request.
+    /// Counts a submission.
     pub(super) fn count(&self, folded: &Folded, now: Timestamp) -> OutcomeCounts {
         let Some(metrics) = self.telemetry.provider(folded.provider) else {
             return OutcomeCounts::default();
         };
-        let Request::Delivery(parsed) = &folded.request else {
+        let Submission::Delivery(parsed) = &folded.submission else {
             metrics.last_handshake.set(now);
             return OutcomeCounts::default();
         };
@@ -67,14 +67,14 @@ impl Reporter {
         counts
     }
 
-    /// Logs a request.
+    /// Logs a submission.
     pub(super) fn log(&self, folded: &Folded, now: Instant) {
-        let Request::Delivery(parsed) = &folded.request else {
+        let Submission::Delivery(parsed) = &folded.submission else {
             return;
         };
         let provider = folded.provider.as_str();
         if let Some(reason) = parsed.first_invalid
-            && let Some(LogPermit { suppressed }) = self.lines.admit(now)
+            && let Some(LogPermit { suppressed }) = self.lines.try_line(now)
         {
             let changes = parsed.invalid;
             warn!(provider, changes, %reason, suppressed, "invalid changes in a webhook");
@@ -86,7 +86,7 @@ impl Reporter {
             if *outcome == Outcome::Duplicate {
                 continue;
             }
-            let Some(permit) = self.lines.admit(now) else {
+            let Some(permit) = self.lines.try_line(now) else {
                 continue;
             };
             match outcome {
@@ -106,7 +106,7 @@ impl Reporter {
     /// Logs each value that this version does not know, because a provider does not send it again.
     fn log_unknown_values(&self, provider: ProviderName, change: &Change, now: Instant) {
         for unknown in &change.unknown {
-            if let Some(LogPermit { suppressed }) = self.lines.admit(now) {
+            if let Some(LogPermit { suppressed }) = self.lines.try_line(now) {
                 let (field, value) = (unknown.field.as_str(), unknown.value.as_str());
                 let provider = provider.as_str();
                 warn!(

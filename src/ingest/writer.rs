@@ -15,10 +15,12 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-use super::{IngestError, Job, OutcomeCounts, Readiness, ReplySender, Request, report::Reporter};
+use super::{
+    IngestError, Job, OutcomeCounts, ReplySender, Submission, WriterStatus, report::Reporter,
+};
 use crate::{
     domain::{ProviderName, Timestamp},
-    state::{Batch, Draft, Fold, Outcome, Sign},
+    state::{Batch, Draft, Fold, HeartbeatKind, Outcome},
     store::{Store, StoreError},
     telemetry::{LogLimiter, LogPermit, Telemetry},
 };
@@ -37,7 +39,7 @@ pub(super) struct Writer<S> {
     replies: mpsc::UnboundedSender<Vec<Reply>>,
     fold: Fold,
     store: S,
-    readiness: Arc<Readiness>,
+    writer_status: Arc<WriterStatus>,
     telemetry: Arc<Telemetry>,
     reporter: Reporter,
     /// Lines about the storage have a limit of their own, so that those about webhooks leave room.
@@ -52,13 +54,13 @@ pub struct RunningWriter {
     stop: oneshot::Sender<()>,
 }
 
-/// The result of a request, and where it is waited for.
+/// The result of a submission, and where it is waited for.
 type Reply = (ReplySender, Result<OutcomeCounts, IngestError>);
 
-/// A request that was folded.
+/// A submission that was folded.
 pub(super) struct Folded {
     pub(super) provider: ProviderName,
-    pub(super) request: Request,
+    pub(super) submission: Submission,
     /// Of each change of a delivery, in order.
     pub(super) outcomes: SmallVec<[Outcome; 1]>,
 }
@@ -83,7 +85,7 @@ impl<S: Store + 'static> Writer<S> {
         replies: mpsc::UnboundedSender<Vec<Reply>>,
         fold: Fold,
         store: S,
-        readiness: Arc<Readiness>,
+        writer_status: Arc<WriterStatus>,
         telemetry: Arc<Telemetry>,
         log_phone_numbers: bool,
     ) -> Self {
@@ -94,7 +96,7 @@ impl<S: Store + 'static> Writer<S> {
             replies,
             fold,
             store,
-            readiness,
+            writer_status,
             telemetry,
             reporter,
             storage_lines,
@@ -127,7 +129,7 @@ impl<S: Store + 'static> Writer<S> {
                 },
                 // While the storage is down, /-/ready is 503 and a load balancer may send nothing,
                 // so a timer is needed to notice recovery.
-                () = sleep(PROBE_INTERVAL), if !self.readiness.storage_is_up() => {
+                () = sleep(PROBE_INTERVAL), if !self.writer_status.storage_is_up() => {
                     self.probe()?;
                     continue;
                 }
@@ -140,7 +142,7 @@ impl<S: Store + 'static> Writer<S> {
     fn probe(&mut self) -> Result<(), StoreError> {
         match self.store.probe() {
             Ok(()) => {
-                self.readiness.set_storage(true, &self.telemetry);
+                self.writer_status.set_storage(true, &self.telemetry);
                 info!("the storage takes changes again");
                 Ok(())
             }
@@ -167,7 +169,8 @@ impl<S: Store + 'static> Writer<S> {
             self.telemetry.phone_numbers.set(phone_numbers);
         }
         if !batch.is_empty() {
-            self.readiness.set_storage(result.is_ok(), &self.telemetry);
+            self.writer_status
+                .set_storage(result.is_ok(), &self.telemetry);
         }
         self.reply(folded, result.is_ok(), now);
         match result {
@@ -176,7 +179,8 @@ impl<S: Store + 'static> Writer<S> {
                 self.maintain()
             }
             Err(error) => {
-                if let Some(LogPermit { suppressed }) = self.storage_lines.admit(Instant::now()) {
+                if let Some(LogPermit { suppressed }) = self.storage_lines.try_line(Instant::now())
+                {
                     error!(
                         %error, suppressed,
                         "changes not stored; their senders are answered 503 and may send them again"
@@ -193,7 +197,7 @@ impl<S: Store + 'static> Writer<S> {
         let mut accepted = Vec::with_capacity(folded.len());
         for (folded, reply) in folded {
             // Where a delivery holds no change, nothing could be lost.
-            let is_delivery = matches!(folded.request, Request::Delivery(_));
+            let is_delivery = matches!(folded.submission, Submission::Delivery(_));
             if is_stored || is_delivery && folded.outcomes.is_empty() {
                 replies.push((reply, Ok(self.reporter.count(&folded, now))));
                 accepted.push(folded);
@@ -214,8 +218,9 @@ impl<S: Store + 'static> Writer<S> {
         match self.store.maintain() {
             Err(error) if !error.is_fatal() => {
                 self.telemetry.storage.checkpoint_errors.inc();
-                if let Some(LogPermit { suppressed }) = self.storage_lines.admit(Instant::now()) {
-                    warn!(%error, suppressed, "the storage takes changes and grows");
+                if let Some(LogPermit { suppressed }) = self.storage_lines.try_line(Instant::now())
+                {
+                    warn!(%error, suppressed, "checkpoint failed; changes are stored, but the write-ahead log grows");
                 }
                 Ok(())
             }
@@ -244,28 +249,28 @@ impl<S: Store + 'static> Writer<S> {
     }
 }
 
-/// Folds a request into the draft.
+/// Folds a submission into the draft.
 fn fold(draft: &mut Draft<'_>, job: Job, now: Timestamp) -> (Folded, ReplySender) {
     let Job {
         provider,
-        request,
+        submission,
         reply,
     } = job;
     let mut outcomes = SmallVec::new();
-    match &request {
-        Request::Handshake => draft.note(provider, Sign::Handshake, now),
-        Request::Delivery(parsed) => {
+    match &submission {
+        Submission::Handshake => draft.note(provider, HeartbeatKind::Handshake, now),
+        Submission::Delivery(parsed) => {
             outcomes.extend(parsed.changes.iter().map(|change| draft.apply(change, now)));
-            draft.note(provider, Sign::Accepted, now);
+            draft.note(provider, HeartbeatKind::Accepted, now);
             if outcomes.iter().any(|outcome| *outcome != Outcome::Refused) {
-                draft.note(provider, Sign::Change, now);
+                draft.note(provider, HeartbeatKind::Change, now);
             }
         }
     }
     (
         Folded {
             provider,
-            request,
+            submission,
             outcomes,
         },
         reply,

@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use super::{InvalidChange, ParseError};
 use crate::domain::{MessagingLimit, Timestamp};
 
-/// A JSON object of which something is expected.
+/// A JSON object that is read field by field.
 pub(super) trait Object<'a>: Default {
     /// Takes the value of `key` from `values`: the last of a repeated key counts, as for nearly
     /// every JSON reader.
@@ -45,7 +45,7 @@ pub(super) struct List<T> {
 
 /// An object of a [`List`].
 pub(super) trait Item<'a>: Object<'a> {
-    /// Takes a place in the list, or is counted there.
+    /// Appends itself to `kept`, or increments `ignored` or `invalid`.
     fn put_into(self, list: &mut List<Self>);
 }
 

@@ -30,6 +30,9 @@ pub(super) static PROVIDER: Provider = Provider {
     ..Provider::POST_WITH_TOKEN
 };
 
+/// Kaleyra sends a form with a few pairs; those beyond are not read.
+const MAX_PAIRS: usize = 1024;
+
 fn read(provider: ProviderName, delivery: &Delivery<'_>) -> Result<Parsed, ParseError> {
     let form = match *delivery.method {
         Method::GET => Some(delivery.query.as_bytes()),
@@ -37,8 +40,8 @@ fn read(provider: ProviderName, delivery: &Delivery<'_>) -> Result<Parsed, Parse
     };
     if let Some(form) = form {
         // Pairs of strings always decode.
-        let pairs: Vec<(Cow<'_, str>, Cow<'_, str>)> =
-            serde_urlencoded::from_bytes(form).unwrap_or_default();
+        let pairs: Vec<(String, String)> =
+            serde_urlencoded::from_bytes(first_pairs(form)).unwrap_or_default();
         // The last of a repeated name, as in JSON.
         let last = |name: &str| {
             pairs
@@ -47,7 +50,7 @@ fn read(provider: ProviderName, delivery: &Delivery<'_>) -> Result<Parsed, Parse
                 .find(|(key, _)| key.eq_ignore_ascii_case(name))
         };
         Ok(read_event(provider, |name| {
-            last(name).map(|(_, value)| Scalar::Text(Cow::Borrowed(value.as_ref())))
+            last(name).map(|(_, value)| Scalar::Text(Cow::Borrowed(value)))
         }))
     } else {
         let fields = read_fields(delivery.body)?;
@@ -55,6 +58,13 @@ fn read(provider: ProviderName, delivery: &Delivery<'_>) -> Result<Parsed, Parse
             fields.scalar_without_case(name)
         }))
     }
+}
+
+/// As much of a form as has [`MAX_PAIRS`] pairs.
+fn first_pairs(form: &[u8]) -> &[u8] {
+    let mut ends = form.iter().enumerate().filter(|(_, byte)| **byte == b'&');
+    let end = ends.nth(MAX_PAIRS - 1).map_or(form.len(), |(end, _)| end);
+    form.get(..end).unwrap_or(form)
 }
 
 /// The body, where it is a form. A person with curl sends JSON under the name of a form, so a body

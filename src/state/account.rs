@@ -6,9 +6,11 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Dated, Draft, Entity, Family, Limit, MetricKind, Outcome, Parts, Shards, Table, Value,
+    Dated, Draft, Entity, Family, LabelValues, Limit, MetricKind, Outcome, Shards, Table, Value,
     fold::{Freshness, Received},
-    limit::{Before, Report, change_samples, changed_samples, current_samples, previous_samples},
+    limit::{
+        PreviousLimit, Report, change_samples, changed_samples, current_samples, previous_samples,
+    },
     seen::Seen,
 };
 use crate::domain::{
@@ -25,13 +27,13 @@ impl Entity for AccountKey {
 
     type Record = Account;
 
-    fn parts(&self) -> Parts<'_> {
+    fn label_values(&self) -> LabelValues<'_> {
         [self.provider.as_str(), self.waba_id.as_str()]
             .into_iter()
             .collect()
     }
 
-    fn from_parts(provider: ProviderName, rest: &[&str]) -> Option<Self> {
+    fn from_label_values(provider: ProviderName, rest: &[&str]) -> Option<Self> {
         let [waba_id] = rest else { return None };
         Some(Self {
             provider,
@@ -56,13 +58,6 @@ pub struct Account {
     /// Deliveries already seen.
     #[serde(default, skip_serializing_if = "super::is_default")]
     pub seen: Seen,
-}
-
-/// Whether a report of an account's limit is another than the one before.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum AccountLimit {
-    Changed,
-    Repeated,
 }
 
 impl Account {
@@ -107,9 +102,9 @@ impl Draft<'_> {
                     happened_at,
                     accepted_at: received.accepted_at,
                 };
-                let before = Before {
+                let before = PreviousLimit {
                     shown,
-                    ..Before::default()
+                    ..PreviousLimit::default()
                 };
                 freshness.note(self.apply_account_limit(key, account, report, before));
             }
@@ -126,26 +121,26 @@ impl Draft<'_> {
         key: &AccountKey,
         mut account: Account,
         report: Report,
-        before: Before,
+        before: PreviousLimit,
     ) -> bool {
         let is_newer = account.limit.apply(report, before);
         self.put_account(key.clone(), account);
         if !is_newer {
             return false;
         }
-        let change = match before.shown == Some(report.limit) {
-            true => AccountLimit::Repeated,
-            false => AccountLimit::Changed,
+        let affected = match before.shown == Some(report.limit) {
+            true => self.differing_numbers(key),
+            false => self.all_numbers(key),
         };
-        for key in self.numbers_affected(key, change) {
+        for key in affected {
             let Some(mut number) = self.number(&key) else {
                 continue;
             };
             let shown = number.limit.value();
             if shown != Some(report.limit) {
-                let before = Before {
+                let before = PreviousLimit {
                     shown,
-                    ..Before::default()
+                    ..PreviousLimit::default()
                 };
                 if !Arc::make_mut(&mut number).limit.apply(report, before) {
                     self.mark_differing(&key);
@@ -156,27 +151,30 @@ impl Draft<'_> {
         true
     }
 
-    /// The numbers that a report of their account's limit may change. Where it repeats the limit
-    /// that the account had, a number that shows this limit needs no new record: the time of its
-    /// limit is caught up at its next event, when it inherits from the account.
-    fn numbers_affected(&self, account: &AccountKey, change: AccountLimit) -> Vec<NumberKey> {
+    fn all_numbers(&self, account: &AccountKey) -> Vec<NumberKey> {
         let members = self.fold.members.get(account).into_iter();
-        let key_of = |phone_number: &_| NumberKey::of(account, phone_number);
-        match change {
-            AccountLimit::Changed => {
-                let new = self
-                    .new_numbers
-                    .iter()
-                    .filter(|key| key.account == *account);
-                let all = members.flat_map(|members| &members.all);
-                all.map(key_of).chain(new.cloned()).collect()
-            }
-            AccountLimit::Repeated => {
-                let here = self.differing.get(account).into_iter().flatten();
-                let differing = members.flat_map(|members| &members.differing);
-                differing.chain(here).map(key_of).collect()
-            }
-        }
+        let known = members.flat_map(|members| &members.all);
+        let new = self
+            .new_numbers
+            .iter()
+            .filter(|key| key.account == *account);
+        known
+            .map(|number| NumberKey::of(account, number))
+            .chain(new.cloned())
+            .collect()
+    }
+
+    /// The numbers whose limit may differ from their account's. When a report repeats the account's
+    /// limit, only these need a new record; the others take over its time at their next event
+    /// ([`Limit::inherit`]).
+    fn differing_numbers(&self, account: &AccountKey) -> Vec<NumberKey> {
+        let members = self.fold.members.get(account).into_iter();
+        let known = members.flat_map(|members| &members.differing);
+        let drafted = self.differing.get(account).into_iter().flatten();
+        known
+            .chain(drafted)
+            .map(|number| NumberKey::of(account, number))
+            .collect()
     }
 
     /// The newest time that is known of an account, and where a limit of the portfolio is reported,
@@ -188,7 +186,7 @@ impl Draft<'_> {
         scope: Option<LimitScope>,
     ) -> Option<Timestamp> {
         let numbers = match scope {
-            Some(LimitScope::Portfolio) => self.numbers_affected(key, AccountLimit::Changed),
+            Some(LimitScope::Portfolio) => self.all_numbers(key),
             _ => Vec::new(),
         };
         let limits = numbers

@@ -1,5 +1,5 @@
-//! What all kinds of things that are known have in common: the table, the storage, the page and the
-//! API treat them alike by it.
+//! What the phone numbers and the accounts have in common, so that the table, the storage, the
+//! exposition and the API are written once for both.
 
 use std::{fmt::Debug, hash::Hash};
 
@@ -9,7 +9,8 @@ use smallvec::SmallVec;
 use super::{Shards, Table};
 use crate::domain::{MessagingLimit, ProviderName, Timestamp};
 
-/// The key under which something is known.
+/// A kind of thing that is known: implemented by its key, with the record type, the label names and
+/// the metric families of the kind.
 pub trait Entity: Ord + Clone + Hash + Debug + Send + Sync + 'static {
     /// The first word of a stored key.
     const KIND: &'static str;
@@ -26,17 +27,17 @@ pub trait Entity: Ord + Clone + Hash + Debug + Send + Sync + 'static {
     type Record: Clone + Debug + Serialize + DeserializeOwned + Send + Sync + 'static;
 
     /// The values of its labels.
-    fn parts(&self) -> Parts<'_>;
+    fn label_values(&self) -> LabelValues<'_>;
 
     /// The key with these values after the provider's; `None` where there are not as many.
-    fn from_parts(provider: ProviderName, rest: &[&str]) -> Option<Self>;
+    fn from_label_values(provider: ProviderName, rest: &[&str]) -> Option<Self>;
 
     /// Where it stands in the table.
     fn shards(table: &Table) -> &Shards<Self>;
 }
 
 /// The values of a key's labels.
-pub type Parts<'a> = SmallVec<[&'a str; 4]>;
+pub type LabelValues<'a> = SmallVec<[&'a str; 4]>;
 
 /// A metric family, of which everything of a kind has its samples.
 pub struct Family<T> {
@@ -49,8 +50,12 @@ pub struct Family<T> {
     /// The label it has besides those of its kind.
     pub label: Option<&'static str>,
     /// Hands out its samples: the value of [`Family::label`] and the sample's value.
-    pub samples: fn(&T, &mut dyn FnMut(&str, Value)),
+    pub samples: fn(&T, &mut SampleWriter<'_>),
 }
+
+/// Takes a sample: the value of the family's further label, empty where it has none, and the
+/// sample's value.
+pub type SampleWriter<'a> = dyn FnMut(&str, Value) + 'a;
 
 /// The type of a family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
 
-use super::{Account, Entity, Heartbeat, Number, Sign, Table, number::QualityEvent};
+use super::{Account, Entity, Heartbeat, HeartbeatKind, Number, Table, number::QualityEvent};
 use crate::domain::{
     AccountKey, Change, ChangeKind, MessagingLimit, NumberKey, PhoneNumber, ProviderName, Timestamp,
 };
@@ -84,7 +84,7 @@ pub enum Outcome {
 /// The limit of the number or of the account, before and after the change.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Applied {
-    /// Before: what was shown, or else what the provider says.
+    /// PreviousLimit: what was shown, or else what the provider says.
     pub old_limit: Option<MessagingLimit>,
     /// After.
     pub new_limit: Option<MessagingLimit>,
@@ -98,7 +98,7 @@ pub(super) struct Received<'a> {
 
 impl Fold {
     /// A fold over an empty table that takes at most `max_phone_numbers` numbers, and as many
-    /// accounts.
+    /// accounts that only a capability names.
     pub fn new(table: Arc<Table>, max_phone_numbers: usize) -> Self {
         Self {
             table,
@@ -228,13 +228,13 @@ impl Draft<'_> {
     }
 
     /// Notes a sign of life of a provider.
-    pub fn note(&mut self, provider: ProviderName, sign: Sign, accepted_at: Timestamp) {
+    pub fn note(&mut self, provider: ProviderName, kind: HeartbeatKind, accepted_at: Timestamp) {
         let stored = &self.fold.heartbeats;
         let heartbeat = self
             .heartbeats
             .entry(provider)
             .or_insert_with(|| stored.get(&provider).copied().unwrap_or_default());
-        self.heartbeat_is_due |= heartbeat.note(sign, accepted_at);
+        self.heartbeat_is_due |= heartbeat.note(kind, accepted_at);
     }
 
     /// What to store before it is published.

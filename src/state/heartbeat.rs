@@ -20,7 +20,7 @@ pub struct Heartbeat {
 
 /// A sign of life of a provider.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sign {
+pub enum HeartbeatKind {
     /// A delivery was accepted.
     Accepted,
     /// A delivery held a change, be it new, repeated or overtaken.
@@ -32,14 +32,14 @@ pub enum Sign {
 impl Heartbeat {
     /// Notes a sign, and says whether that must be stored even if nothing else is: once a second is
     /// enough, but for a handshake, which is rare and is looked for.
-    pub(super) fn note(&mut self, sign: Sign, accepted_at: Timestamp) -> bool {
-        let last = match sign {
-            Sign::Accepted => &mut self.last_accepted,
-            Sign::Change => &mut self.last_change,
-            Sign::Handshake => &mut self.last_handshake,
+    pub(super) fn note(&mut self, kind: HeartbeatKind, accepted_at: Timestamp) -> bool {
+        let last = match kind {
+            HeartbeatKind::Accepted => &mut self.last_accepted,
+            HeartbeatKind::Change => &mut self.last_change,
+            HeartbeatKind::Handshake => &mut self.last_handshake,
         };
         let before = last.replace(accepted_at);
-        sign == Sign::Handshake
+        kind == HeartbeatKind::Handshake
             || before.is_none_or(|before| {
                 accepted_at < before || accepted_at.seconds_since(before) >= 1.0
             })

@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Value;
-use crate::domain::{Direction, EventKind, MessagingLimit, Timestamp};
+use super::{Value, entity::SampleWriter};
+use crate::domain::{Direction, MessagingLimit, Timestamp};
 
 /// Something known since a time: the newest said of it.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -53,13 +53,13 @@ pub(super) struct Report {
 
 /// The limit before a report, as far as anything tells.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Before {
+pub(super) struct PreviousLimit {
     /// What was shown.
     pub(super) shown: Option<MessagingLimit>,
     /// What the provider says, where nothing was shown.
     pub(super) reported: Option<MessagingLimit>,
-    /// The event, whose name may tell the direction where neither limit is known.
-    pub(super) event: Option<EventKind>,
+    /// The direction that the event's name implies; used where no limit before is known.
+    pub(super) implied_direction: Option<Direction>,
 }
 
 impl<T> Dated<T> {
@@ -73,7 +73,7 @@ impl<T> Dated<T> {
     }
 }
 
-impl Before {
+impl PreviousLimit {
     fn limit(&self) -> Option<MessagingLimit> {
         self.shown.or(self.reported)
     }
@@ -99,14 +99,12 @@ impl Limit {
     }
 
     /// Takes a limit that was reported, and records the change. False where it is stale.
-    pub(super) fn apply(&mut self, report: Report, before: Before) -> bool {
+    pub(super) fn apply(&mut self, report: Report, before: PreviousLimit) -> bool {
         let is_newer = Dated::set(&mut self.current, report.limit, report.happened_at);
         if is_newer {
-            let direction = match (before.limit(), before.event) {
-                (Some(before), _) => report.limit.direction_from(before),
-                (None, Some(EventKind::Downgrade)) => Some(Direction::Down),
-                (None, Some(EventKind::Upgrade)) => Some(Direction::Up),
-                (None, _) => None,
+            let direction = match before.limit() {
+                Some(before) => report.limit.direction_from(before),
+                None => before.implied_direction,
             };
             if let Some(direction) = direction {
                 self.record(direction, before, report.accepted_at);
@@ -120,7 +118,7 @@ impl Limit {
         &mut self,
         happened_at: Timestamp,
         accepted_at: Timestamp,
-        before: Before,
+        before: PreviousLimit,
     ) -> bool {
         let is_newer = self.current.is_none_or(|known| known.at <= happened_at);
         if is_newer {
@@ -129,8 +127,8 @@ impl Limit {
         is_newer
     }
 
-    /// Takes the account's limit where it is newer, which is no change of the number's: the number
-    /// shows it already, or was not shown before.
+    /// Copies the account's limit where it is newer. This is not counted as a change: the number
+    /// shows that limit already, or is new.
     pub(super) fn inherit(&mut self, account: Option<Dated<MessagingLimit>>) {
         if let Some(account) = account
             && self.current.is_none_or(|known| known.at < account.at)
@@ -139,7 +137,7 @@ impl Limit {
         }
     }
 
-    fn record(&mut self, direction: Direction, before: Before, accepted_at: Timestamp) {
+    fn record(&mut self, direction: Direction, before: PreviousLimit, accepted_at: Timestamp) {
         self.previous = before.limit();
         let changes = match direction {
             Direction::Up => &mut self.up,
@@ -154,25 +152,25 @@ impl Limit {
 
 const DIRECTIONS: [(&str, Direction); 2] = [("up", Direction::Up), ("down", Direction::Down)];
 
-pub(super) fn current_samples(limit: &Limit, sample: &mut dyn FnMut(&str, Value)) {
+pub(super) fn current_samples(limit: &Limit, sample: &mut SampleWriter<'_>) {
     if let Some(limit) = limit.value() {
         sample("", Value::Limit(limit));
     }
 }
 
-pub(super) fn previous_samples(limit: &Limit, sample: &mut dyn FnMut(&str, Value)) {
+pub(super) fn previous_samples(limit: &Limit, sample: &mut SampleWriter<'_>) {
     if let Some(limit) = limit.previous {
         sample("", Value::Limit(limit));
     }
 }
 
-pub(super) fn change_samples(limit: &Limit, sample: &mut dyn FnMut(&str, Value)) {
+pub(super) fn change_samples(limit: &Limit, sample: &mut SampleWriter<'_>) {
     for (name, direction) in DIRECTIONS {
         sample(name, Value::Count(limit.changes(direction).total));
     }
 }
 
-pub(super) fn changed_samples(limit: &Limit, sample: &mut dyn FnMut(&str, Value)) {
+pub(super) fn changed_samples(limit: &Limit, sample: &mut SampleWriter<'_>) {
     for (name, direction) in DIRECTIONS {
         if let Some(time) = limit.changes(direction).last {
             sample(name, Value::Time(time));

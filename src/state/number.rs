@@ -9,9 +9,11 @@ use std::sync::Arc;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{
-    Dated, Draft, Entity, Family, Limit, MetricKind, Outcome, Parts, Shards, Table, Value,
+    Dated, Draft, Entity, Family, LabelValues, Limit, MetricKind, Outcome, Shards, Table, Value,
     fold::{Freshness, Received},
-    limit::{Before, Report, change_samples, changed_samples, current_samples, previous_samples},
+    limit::{
+        PreviousLimit, Report, change_samples, changed_samples, current_samples, previous_samples,
+    },
     seen::Seen,
 };
 use crate::domain::{
@@ -28,7 +30,7 @@ impl Entity for NumberKey {
 
     type Record = Number;
 
-    fn parts(&self) -> Parts<'_> {
+    fn label_values(&self) -> LabelValues<'_> {
         let account = &self.account;
         [
             account.provider.as_str(),
@@ -39,7 +41,7 @@ impl Entity for NumberKey {
         .collect()
     }
 
-    fn from_parts(provider: ProviderName, rest: &[&str]) -> Option<Self> {
+    fn from_label_values(provider: ProviderName, rest: &[&str]) -> Option<Self> {
         let [waba_id, phone_number] = rest else {
             return None;
         };
@@ -131,10 +133,10 @@ impl Draft<'_> {
         number.limit.inherit(account_limit);
         // A number that was never shown had no limit before, whatever its account's is.
         let shown = if is_new { None } else { number.limit.value() };
-        let before = Before {
+        let before = PreviousLimit {
             shown,
             reported: quality.old_limit,
-            event: Some(quality.event),
+            implied_direction: quality.event.implied_direction(),
         };
         let accepted_at = received.accepted_at;
         let mut freshness = number.apply(quality, before, happened_at, accepted_at);
@@ -157,7 +159,7 @@ impl Draft<'_> {
                 happened_at,
                 accepted_at,
             };
-            let before = Before {
+            let before = PreviousLimit {
                 shown: account.limit.value(),
                 ..before
             };
@@ -172,7 +174,7 @@ impl Number {
     fn apply(
         &mut self,
         quality: &QualityEvent,
-        before: Before,
+        before: PreviousLimit,
         happened_at: Timestamp,
         accepted_at: Timestamp,
     ) -> Freshness {
@@ -196,7 +198,7 @@ impl Number {
             freshness.note(limit.apply(report, before));
         } else if event == EventKind::Downgrade {
             // The limit before the fall is the one that is shown, be it the account's.
-            let before = Before {
+            let before = PreviousLimit {
                 shown: limit.value(),
                 ..before
             };

@@ -28,8 +28,7 @@ impl Seen {
     }
 }
 
-/// The bytes of all of them in base64: most of a document are these, and with them most of what a
-/// webhook writes.
+/// All identities as one base64 string, because they are most of a stored document.
 impl Serialize for Seen {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&STANDARD.encode(self.0.as_flattened()))

@@ -9,9 +9,13 @@ use std::{
     },
 };
 
-use super::{Entity, SHARDS};
+use super::Entity;
 
-/// What is known of a kind, in [`SHARDS`] parts, each with a lock of its own and a version that
+/// How many shards the things of a kind are divided into: few of a hundred thousand numbers stand
+/// in one, so that a change makes little stale.
+pub const SHARDS: usize = 4096;
+
+/// What is known of a kind, in [`SHARDS`] shards, each with a lock of its own and a version that
 /// tells whether it changed.
 #[derive(Debug)]
 pub struct Shards<K: Entity> {
@@ -43,11 +47,11 @@ impl<K: Entity> Default for Shards<K> {
 }
 
 impl<K: Entity> Shards<K> {
-    /// The shard of a key: CRC-32 of its parts, each ended by a NUL, modulo [`SHARDS`]. Part of the
-    /// contract: `?shard=` must divide a fleet alike in every version.
+    /// The shard of a key: CRC-32 of its parts, each ended by a NUL, modulo [`SHARDS`]. ShardFilter
+    /// of the contract: `?shard=` must divide a fleet alike in every version.
     pub fn shard_of(key: &K) -> usize {
         let mut hasher = crc32fast::Hasher::new();
-        for part in key.parts() {
+        for part in key.label_values() {
             hasher.update(part.as_bytes());
             hasher.update(&[0]);
         }

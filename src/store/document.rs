@@ -42,7 +42,7 @@ pub(super) enum Unreadable {
 /// The document's key: a JSON list, because a phone number may hold any separator.
 pub(super) fn key_of(record: &Record) -> serde_json::Result<Vec<u8>> {
     fn key_of_entity<K: Entity>(key: &K) -> serde_json::Result<Vec<u8>> {
-        let mut parts = key.parts();
+        let mut parts = key.label_values();
         parts.insert(0, K::KIND);
         serde_json::to_vec(parts.as_slice())
     }
@@ -105,7 +105,7 @@ fn read_entity<K: Entity>(
     rest: &[&str],
     value: &str,
 ) -> Result<(K, Arc<K::Record>), Unreadable> {
-    let key = K::from_parts(provider, rest);
+    let key = K::from_label_values(provider, rest);
     let key = key.ok_or(Unreadable::Damaged("a key has too few parts, or too many"))?;
     Ok((key, Arc::new(content(value)?)))
 }

@@ -1,7 +1,7 @@
 //! The log of this process on stderr, and limits on how much of it is written.
 
 use std::{
-    fmt, io,
+    io,
     str::FromStr,
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
@@ -11,10 +11,9 @@ use tracing::level_filters::LevelFilter;
 use tracing_subscriber::{Layer, Registry, layer::SubscriberExt, util::SubscriberInitExt};
 
 /// How a line of the log is written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// `key=value`, as Prometheus does.
-    #[default]
     Logfmt,
     /// A JSON object.
     Json,
@@ -37,17 +36,8 @@ impl FromStr for Format {
     }
 }
 
-impl fmt::Display for Format {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Logfmt => "logfmt",
-            Self::Json => "json",
-        })
-    }
-}
-
-/// Bounds how many lines of a kind are logged: who sends a flood of webhooks, with or without a
-/// right to, must not fill the disk with lines about them.
+/// Bounds how many lines are logged per second, so that a flood of requests, authentic or not, does
+/// not fill the disk.
 #[derive(Debug)]
 pub struct Limiter {
     max_a_second: u32,
@@ -69,13 +59,13 @@ struct Window {
 }
 
 impl Limiter {
-    /// Limiter about webhooks that are authentic, and about the storage.
+    /// For lines about authentic webhooks, and about the storage: 1000 a second.
     pub fn for_authentic_senders() -> Self {
         Self::new(1000)
     }
 
-    /// Limiter about requests that are not authentic, which anybody can send: 1000 a second are 13
-    /// GB a day.
+    /// For lines about requests that are not authentic, which anybody can send: 10 a second. (1000
+    /// a second are 13 GB a day.)
     pub fn for_strangers() -> Self {
         Self::new(10)
     }
@@ -88,7 +78,7 @@ impl Limiter {
     }
 
     /// Whether one more may be written at `now`.
-    pub fn admit(&self, now: Instant) -> Option<Permit> {
+    pub fn try_line(&self, now: Instant) -> Option<Permit> {
         let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
         if window
             .began
@@ -144,7 +134,7 @@ mod tests {
         let began = Instant::now();
         let admitted = |count: u32, at: Duration| -> Vec<Option<u64>> {
             (0..count)
-                .filter_map(|_| Some(lines.admit(began + at)?.suppressed))
+                .filter_map(|_| Some(lines.try_line(began + at)?.suppressed))
                 .collect()
         };
         assert_eq!(admitted(5000, Duration::ZERO), [None; 1000]);

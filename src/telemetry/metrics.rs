@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// A label value for requests to a path that names no provider.
-pub const NO_PROVIDER: &str = "none";
+const NO_PROVIDER: &str = "none";
 
 /// The answers that the webhook listener gives.
 const CODES: [u16; 9] = [200, 400, 401, 404, 405, 408, 413, 415, 503];
@@ -210,7 +210,7 @@ fn register_constants(make: &Make<'_>) -> prometheus::Result<()> {
         .set(1.0);
     let reload = make.int_gauge(
         "whatsapp_exporter_config_last_reload_successful",
-        "Whether the last reading of the configuration succeeded.",
+        "Whether the last reading of the configuration succeeded: it is read once, at start.",
     )?;
     reload.set(1);
     let reloaded_at = make.gauge(

@@ -385,7 +385,7 @@ fn flags_are_taken_from_the_environment() {
                 "WHATSAPP_EXPORTER_WEBHOOK_ALLOW_UNAUTHENTICATED",
                 "8x8,kaleyra",
             ),
-            ("WHATSAPP_EXPORTER_LOG_PHONE_NUMBERS", "true"),
+            ("WHATSAPP_EXPORTER_LOG_PHONE_NUMBERS", "1"),
             // The flag is stronger.
             ("WHATSAPP_EXPORTER_LOG_LEVEL", "error"),
         ],

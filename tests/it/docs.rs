@@ -10,7 +10,10 @@ use whatsapp_quality_exporter::{
     telemetry::Telemetry,
 };
 
-use crate::support::{assert_golden, fixture, samples};
+use crate::{
+    exposition::page_of_everything,
+    support::{assert_golden, fixture, samples},
+};
 
 #[test]
 fn golden_reference_of_the_metrics() {
@@ -90,7 +93,7 @@ fn values_of_labels(telemetry: &Telemetry) -> String {
                 .insert(value.to_owned());
         }
     };
-    for sample in samples(&fixture("fixtures/metrics.txt")) {
+    for sample in samples(&page_of_everything()) {
         for (label, value) in sample
             .labels
             .iter()

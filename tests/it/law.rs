@@ -7,7 +7,7 @@ use proptest::{collection::vec, option, prelude::*, sample::Index};
 use serde_json::{Value as Json, json};
 use whatsapp_quality_exporter::{
     domain::{Change, EventKind, Timestamp},
-    state::{Heartbeat, Record, Sign},
+    state::{Heartbeat, HeartbeatKind, Record},
     store::{Sqlite, Store},
 };
 
@@ -122,7 +122,7 @@ proptest! {
             let mut store = Sqlite::open(folder.path()).unwrap();
             restarted = load(&mut store);
             let mut draft = restarted.fold.draft();
-            draft.note(provider("meta").name, Sign::Accepted, at(clock));
+            draft.note(provider("meta").name, HeartbeatKind::Accepted, at(clock));
             for change in arrivals.iter().flat_map(|arrival| said[arrival.said].changes(arrival.said)) {
                 draft.apply(&change, at(clock));
             }

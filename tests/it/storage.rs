@@ -12,7 +12,7 @@ use rusqlite::{Connection, OpenFlags, config::DbConfig};
 use serde_json::{Value as Json, json};
 use tempfile::TempDir;
 use whatsapp_quality_exporter::{
-    state::{Record, Sign},
+    state::{HeartbeatKind, Record},
     store::{Sqlite, Store},
 };
 
@@ -946,10 +946,14 @@ fn batch_holds_each_key_once() {
     for seconds in 0..3 {
         draft.note(
             provider("meta").name,
-            Sign::Accepted,
+            HeartbeatKind::Accepted,
             at(NEW_YEAR + seconds),
         );
-        draft.note(provider("meta").name, Sign::Change, at(NEW_YEAR + seconds));
+        draft.note(
+            provider("meta").name,
+            HeartbeatKind::Change,
+            at(NEW_YEAR + seconds),
+        );
     }
     let batch = draft.batch();
     let kinds: Vec<_> = batch
@@ -1055,7 +1059,7 @@ fn where_the_database_has_no_room_the_log_grows_and_nothing_is_refused() {
     wait_for("the log to say so", || {
         exporter
             .log()
-            .contains("the storage takes changes and grows")
+            .contains("checkpoint failed; changes are stored")
     });
     assert_eq!(
         exporter.value("whatsapp_exporter_storage_up", &[]),

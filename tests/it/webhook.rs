@@ -17,7 +17,7 @@ use crate::{
     support::{Answer, Exporter, connect, exchange, parse_answer, request, sign, value, wait_for},
 };
 
-/// Part of all that is sent to be refused: no answer may repeat it.
+/// ShardFilter of all that is sent to be refused: no answer may repeat it.
 const MARKER: &str = "mArKeR";
 const NUMBER: &str = "15550783881";
 const SIGNATURE: &str = "X-Hub-Signature-256";

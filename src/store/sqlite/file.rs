@@ -183,8 +183,8 @@ pub(super) fn unreadable(database: &Path, error: rusqlite::Error) -> StoreError 
     }
 }
 
-/// The error of a call into SQLite. Of a full disk SQLite says only that writing failed, where it
-/// is no single page that it could not write.
+/// Classifies an error of SQLite. On a full disk SQLite may report a failed write
+/// (SQLITE_IOERR_WRITE and others) instead of SQLITE_FULL, so these count as full.
 pub(super) fn failed(database: &Path, operation: &str, source: rusqlite::Error) -> StoreError {
     let folder = database.parent().unwrap_or(database);
     let codes = source

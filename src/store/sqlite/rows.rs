@@ -2,7 +2,8 @@
 
 use hashbrown::HashMap;
 
-/// Rows that need not be live; in a larger fleet as many as are live.
+/// The least number of rows beyond one for each key; a table with more keys has as many spare rows
+/// as keys.
 const SPARE: usize = 1024;
 
 /// The rows of the table `versions`, as of the last commit. Its ids count from 1 and have no gaps;
@@ -40,8 +41,9 @@ pub(super) struct RowTable {
 }
 
 impl RowTable {
-    /// The rows into which so many documents go: new ones while few are there that are not live,
-    /// then those.
+    /// Chooses a row for each of `documents` documents. Rows are appended until the table has
+    /// max(SPARE, number of keys) rows more than keys; after that, rows that are not live are
+    /// overwritten.
     pub(super) fn allocate(&self, documents: usize) -> Vec<usize> {
         let there = self.live_revision.len();
         let wanted = self.row_of_key.len() + self.row_of_key.len().max(SPARE);

@@ -1,7 +1,6 @@
 //! Scrapes: what is asked for, and the page.
 
 use std::{
-    borrow::Cow,
     sync::{Arc, Mutex, MutexGuard},
     time::Instant,
 };
@@ -12,22 +11,22 @@ use hyper::{
 };
 use tokio::sync::Semaphore;
 
-use super::{Answer, PageBody, error, negotiate};
+use super::{Answer, PageBody, error, negotiate, pairs};
 use crate::{
-    exposition::{Encoding, Exposition, Part, ScrapeOptions},
+    exposition::{Encoding, Exposition, ScrapeOptions, ShardFilter},
     state::Table,
     telemetry::Telemetry,
 };
 
 /// Answers scrapes.
-pub(super) struct Metrics {
+pub(super) struct Scrapes {
     table: Arc<Table>,
     exposition: Arc<Mutex<Exposition>>,
     telemetry: Arc<Telemetry>,
     permits: Arc<Semaphore>,
 }
 
-impl Metrics {
+impl Scrapes {
     /// Answers at most `max_requests` scrapes at a time; as with Prometheus' own exporters, 0 is no
     /// limit.
     pub(super) fn new(table: Arc<Table>, telemetry: Arc<Telemetry>, max_requests: usize) -> Self {
@@ -101,11 +100,10 @@ fn lock<'a>(exposition: &'a Mutex<Exposition>, table: &Arc<Table>) -> MutexGuard
 }
 
 /// `shard=I/N`; other parameters are the scraper's own affair.
-fn part_of(query: &str) -> Result<Part, &'static str> {
-    let pairs: Vec<(Cow<'_, str>, Cow<'_, str>)> =
-        serde_urlencoded::from_str(query).unwrap_or_default();
+fn part_of(query: &str) -> Result<ShardFilter, &'static str> {
+    let pairs = pairs(query);
     match pairs.iter().find(|(name, _)| name == "shard") {
-        None => Ok(Part::WHOLE),
-        Some((_, part)) => Part::parse(part).ok_or("shard is not I/N with 0 <= I < N"),
+        None => Ok(ShardFilter::WHOLE),
+        Some((_, part)) => ShardFilter::parse(part).ok_or("shard is not I/N with 0 <= I < N"),
     }
 }

@@ -8,7 +8,7 @@ use hyper::Method;
 use whatsapp_quality_exporter::{
     domain::Timestamp,
     exposition::{
-        ScrapeOptions, Encoding, Exposition,
+        Encoding, Exposition, ScrapeOptions,
         gzip::{Check, Deflater, Member},
     },
     providers::{self, Delivery, Parsed},

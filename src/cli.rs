@@ -1,6 +1,6 @@
 //! The command line and the environment, read into a [`Config`].
 
-use std::{ffi::OsString, path::PathBuf, str::FromStr};
+use std::{ffi::OsString, net::IpAddr, path::PathBuf, str::FromStr};
 
 use clap::{
     Arg, ArgAction, ArgMatches, Command,
@@ -21,6 +21,10 @@ const WEB_LISTEN_ADDRESS: &str = "web.listen-address";
 const WEBHOOK_LISTEN_ADDRESS: &str = "webhook.listen-address";
 const TELEMETRY_PATH: &str = "web.telemetry-path";
 const MAX_REQUESTS: &str = "web.max-requests";
+const ENABLE_LIFECYCLE: &str = "web.enable-lifecycle";
+const MAX_WEB_CONNECTIONS: &str = "web.max-connections";
+const MAX_WEBHOOK_CONNECTIONS: &str = "webhook.max-connections";
+const TRUSTED_PROXY: &str = "webhook.trusted-proxy";
 const STORAGE_PATH: &str = "storage.path";
 const MAX_PHONE_NUMBERS: &str = "limits.max-phone-numbers";
 const ALLOW_UNAUTHENTICATED: &str = "webhook.allow-unauthenticated";
@@ -43,6 +47,10 @@ pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Config, cla
         webhook_addresses: many(&matches, WEBHOOK_LISTEN_ADDRESS).cloned().collect(),
         telemetry_path: one(&matches, TELEMETRY_PATH),
         max_requests: one(&matches, MAX_REQUESTS),
+        enable_lifecycle: matches.get_flag(ENABLE_LIFECYCLE),
+        max_web_connections: one(&matches, MAX_WEB_CONNECTIONS),
+        max_webhook_connections: one(&matches, MAX_WEBHOOK_CONNECTIONS),
+        trusted_proxies: many(&matches, TRUSTED_PROXY).copied().collect(),
         storage_path: one(&matches, STORAGE_PATH),
         max_phone_numbers: one(&matches, MAX_PHONE_NUMBERS),
         secrets: secret_sources(&matches),
@@ -122,9 +130,15 @@ pub fn command() -> Command {
         .args(other_flags())
 }
 
-fn listener_flags() -> [Arg; 5] {
+fn listener_flags() -> [Arg; 9] {
     let names = providers::ALL.iter().map(|provider| provider.name.as_str());
     let names: Vec<_> = names.collect();
+    let max_connections = |name| {
+        let help = "connections at a time; 0 for as many as the file descriptors allow";
+        flag(name, "N", help)
+            .default_value("0")
+            .value_parser(value_parser!(usize))
+    };
     let address = |name, help, default: &'static str| {
         list(name, "ADDRESS", help)
             .default_value(default)
@@ -139,14 +153,30 @@ fn listener_flags() -> [Arg; 5] {
         flag(TELEMETRY_PATH, "PATH", "path of the metrics")
             .default_value("/metrics")
             .value_parser(ValueParser::new(telemetry_path)),
-        flag(MAX_REQUESTS, "N", "scrapes at a time; 0 for no limit")
-            .default_value("40")
-            .value_parser(value_parser!(usize)),
+        flag(
+            MAX_REQUESTS,
+            "N",
+            "scrapes and lists of the API at a time; 0 for no limit",
+        )
+        .default_value("40")
+        .value_parser(value_parser!(usize)),
+        max_connections(MAX_WEB_CONNECTIONS),
+        switch(
+            ENABLE_LIFECYCLE,
+            "let POST /-/reload read the secrets again, as SIGHUP does",
+        ),
         address(
             WEBHOOK_LISTEN_ADDRESS,
             "public: where webhooks are received (repeatable)",
             "127.0.0.1:10878",
         ),
+        max_connections(MAX_WEBHOOK_CONNECTIONS),
+        list(
+            TRUSTED_PROXY,
+            "ADDRESS",
+            "proxy that may hold more than its share of the connections (repeatable)",
+        )
+        .value_parser(value_parser!(IpAddr)),
         list(
             ALLOW_UNAUTHENTICATED,
             "PROVIDER",
@@ -188,13 +218,10 @@ fn other_flags() -> [Arg; 5] {
         flag(LOG_FORMAT, "FORMAT", "format of the log: logfmt or json")
             .default_value("logfmt")
             .value_parser(LogFormat::from_str),
-        flag(
+        switch(
             LOG_PHONE_NUMBERS,
-            "",
             "log phone numbers whole, not masked to their last four digits",
-        )
-        .action(ArgAction::SetTrue)
-        .value_parser(BoolishValueParser::new()),
+        ),
     ]
 }
 
@@ -206,6 +233,13 @@ fn flag(name: &str, value: &str, help: &str) -> Arg {
         .env(variable(name))
         .hide_env(true)
         .action(ArgAction::Set)
+}
+
+/// A flag that is on or off.
+fn switch(name: &str, help: &str) -> Arg {
+    flag(name, "", help)
+        .action(ArgAction::SetTrue)
+        .value_parser(BoolishValueParser::new())
 }
 
 /// A flag that is repeatable.

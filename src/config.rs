@@ -3,7 +3,7 @@
 mod address;
 mod secrets;
 
-use std::path::PathBuf;
+use std::{net::IpAddr, path::PathBuf};
 
 use tracing::level_filters::LevelFilter;
 
@@ -24,6 +24,14 @@ pub struct Config {
     pub telemetry_path: String,
     /// Scrapes at a time; 0 for no limit.
     pub max_requests: usize,
+    /// Whether `POST /-/reload` reads the secrets again.
+    pub enable_lifecycle: bool,
+    /// Connections to the web listeners at a time; 0 for as many as the file descriptors allow.
+    pub max_web_connections: usize,
+    /// Connections to the webhook listeners at a time, likewise.
+    pub max_webhook_connections: usize,
+    /// Proxies, which may hold more connections to the webhook listeners than other peers.
+    pub trusted_proxies: Vec<IpAddr>,
     /// The folder of the embedded storage, as an absolute path.
     pub storage_path: PathBuf,
     /// How many phone numbers there may be.

@@ -14,6 +14,7 @@ mod api;
 mod authenticate;
 mod body;
 mod connection;
+mod limits;
 mod negotiate;
 mod scrape;
 mod server;
@@ -30,8 +31,9 @@ use serde::Serialize;
 
 pub use answer::PageBody;
 pub use authenticate::Authenticator;
+pub use limits::{Connections, Limits};
 pub use server::{Handler, serve};
-pub use web::{ROUTES, Route, Web, is_taken};
+pub use web::{ROUTES, Reload, Route, Web, is_taken};
 pub use webhook::{Endpoint, Webhooks};
 
 /// A whole answer.

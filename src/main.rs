@@ -2,7 +2,7 @@
 
 use std::{env, fmt, io::Write, process::ExitCode};
 
-use tokio::{runtime, signal::unix};
+use tokio::{runtime, signal::unix, sync::mpsc};
 use tracing::error;
 use whatsapp_quality_exporter::{
     Listeners, RunError, cli,
@@ -54,13 +54,18 @@ fn serve(config: Config, secrets: Secrets) -> Result<(), RunError> {
     let result = runtime.block_on(async {
         let mut terminate = unix::signal(unix::SignalKind::terminate())?;
         let mut interrupt = unix::signal(unix::SignalKind::interrupt())?;
+        let mut hangup = unix::signal(unix::SignalKind::hangup())?;
+        let (hangups, told) = mpsc::channel(1);
+        tokio::spawn(async move {
+            while hangup.recv().await.is_some() && hangups.send(()).await.is_ok() {}
+        });
         let shutdown = async {
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
             }
         };
-        run(config, secrets, listeners, shutdown).await
+        run(config, secrets, listeners, shutdown, told).await
     });
     // A database that is still being read when the program is to end need not be read to its end.
     runtime.shutdown_background();

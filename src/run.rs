@@ -4,15 +4,15 @@ use std::{future::Future, io, net::TcpListener, sync::Arc, thread, time::Duratio
 
 use tokio::{
     runtime,
-    sync::{oneshot, watch},
+    sync::{mpsc, oneshot, watch},
     task::{Id, JoinSet},
     time::timeout,
 };
 use tracing::{error, info, warn};
 
 use crate::{
-    config::{Config, ListenAddress, Secrets},
-    http::{self, Authenticator, Endpoint, Handler, Web, Webhooks},
+    config::{Config, ConfigError, ListenAddress, Secrets},
+    http::{self, Authenticator, Connections, Endpoint, Handler, Limits, Reload, Web, Webhooks},
     ingest::{self, RunningWriter, WriterStatus},
     providers,
     state::{Fold, Table},
@@ -22,6 +22,15 @@ use crate::{
 
 /// For requests in flight when the program is to end.
 const GRACE: Duration = Duration::from_secs(10);
+
+/// How long a scraper's connection may wait for the next scrape.
+const WEB_IDLE: Duration = Duration::from_secs(300);
+/// How long a sender's connection may wait: proxies keep connections for 60 to 75 seconds.
+const WEBHOOK_IDLE: Duration = Duration::from_secs(90);
+/// File descriptors for the storage, the listeners, the log and the event loops.
+const RESERVED_DESCRIPTORS: usize = 32;
+/// More connections than these do not help, and each takes memory.
+const MAX_CONNECTIONS: [usize; 2] = [256, 4096];
 
 /// Sockets that are bound already, so that the caller decides where.
 #[derive(Debug)]
@@ -88,7 +97,7 @@ impl Listeners {
 }
 
 /// Runs until `shutdown` resolves and what is in flight is finished (at most 10 s), or until it
-/// cannot go on.
+/// cannot go on. Each message of `hangups` reads the secrets again.
 ///
 /// Webhooks are read, verified, parsed and answered on the caller's thread, and folded and stored
 /// on another, so that no sender waits for the disk of those before. Scrapes have a thread of their
@@ -102,21 +111,28 @@ pub async fn run(
     secrets: Secrets,
     listeners: Listeners,
     shutdown: impl Future<Output = ()>,
+    hangups: mpsc::Receiver<()>,
 ) -> Result<(), RunError> {
     let defect = |error: prometheus::Error| RunError::Defect(error.to_string());
     let telemetry = Arc::new(Telemetry::new().map_err(defect)?);
     let phone_numbers_max = i64::try_from(config.max_phone_numbers).unwrap_or(i64::MAX);
     telemetry.phone_numbers_max.set(phone_numbers_max);
     let path = config.storage_path.clone();
+    let (reloads, requests) = mpsc::channel(1);
+    let reloads = config.enable_lifecycle.then_some(reloads);
     let program = Program {
         config,
         telemetry,
         table: Arc::default(),
         writer_status: Arc::default(),
         stop: watch::Sender::new(false),
+        descriptors: raise_descriptors(),
+        reloads,
     };
+    let reload = ReloadSources { hangups, requests };
+    let open = move || Sqlite::open(&path);
     program
-        .run(&secrets, listeners, shutdown, move || Sqlite::open(&path))
+        .run(secrets, listeners, shutdown, reload, open)
         .await
 }
 
@@ -128,24 +144,46 @@ struct Program {
     writer_status: Arc<WriterStatus>,
     /// Turns true when the listeners are to finish.
     stop: watch::Sender<bool>,
+    /// File descriptors that this process may have.
+    descriptors: usize,
+    /// For the private listener to ask for a reload, where that is enabled.
+    reloads: Option<mpsc::Sender<Reload>>,
+}
+
+/// What asks for a reload: a signal, or a request to the private listener.
+struct ReloadSources {
+    hangups: mpsc::Receiver<()>,
+    requests: mpsc::Receiver<Reload>,
+}
+
+/// The public listener and the secrets that it has.
+struct WebhookListener {
+    webhooks: Arc<Webhooks>,
+    secrets: Secrets,
 }
 
 impl Program {
     async fn run<S: Store + 'static>(
         self,
-        secrets: &Secrets,
+        secrets: Secrets,
         listeners: Listeners,
         shutdown: impl Future<Output = ()>,
+        reload: ReloadSources,
         open: impl FnOnce() -> Result<S, StoreError> + Send + 'static,
     ) -> Result<(), RunError> {
-        let (mut tasks, web) = self.start_listeners(secrets, listeners)?;
+        let (mut tasks, web, webhooks) = self.start_listeners(&secrets, listeners)?;
+        let mut listener = WebhookListener { webhooks, secrets };
         let mut shutdown = std::pin::pin!(shutdown);
         let loaded = tokio::select! {
             loaded = self.load(open) => loaded.map(Some),
             () = shutdown.as_mut() => Ok(None),
         };
         let result = match loaded {
-            Ok(Some(writer)) => self.serve_until(shutdown, &mut tasks, writer).await,
+            Ok(Some(writer)) => {
+                let reloads = self.reload_always(reload, &mut listener);
+                self.serve_until(shutdown, &mut tasks, writer, reloads)
+                    .await
+            }
             Ok(None) => Ok(()),
             Err(error) => Err(error),
         };
@@ -161,20 +199,28 @@ impl Program {
         &self,
         secrets: &Secrets,
         listeners: Listeners,
-    ) -> Result<(Tasks, thread::JoinHandle<()>), RunError> {
+    ) -> Result<(Tasks, thread::JoinHandle<()>, Arc<Webhooks>), RunError> {
         let (tell, web_ended) = oneshot::channel();
         let web = self.start_web(listeners.web, tell)?;
         let endpoints = self.endpoints(secrets);
+        log_access(&endpoints);
         let (writer_status, telemetry) =
             (Arc::clone(&self.writer_status), Arc::clone(&self.telemetry));
         let webhooks = Arc::new(Webhooks::new(endpoints, writer_status, telemetry));
         let mut tasks = Tasks::default();
-        tasks.serve("webhook", listeners.webhook, &webhooks, &self.stop)?;
+        let connections = Connections::new(self.webhook_limits());
+        tasks.serve(
+            "webhook",
+            listeners.webhook,
+            &webhooks,
+            &connections,
+            &self.stop,
+        )?;
         tasks.spawn("web", async {
             // It resolves when the thread ends, whether it says so or panics.
             let _ = web_ended.await;
         });
-        Ok((tasks, web))
+        Ok((tasks, web, webhooks))
     }
 
     /// Starts the private listener on a thread of its own, which drops `tell` when it ends.
@@ -189,6 +235,7 @@ impl Program {
             Arc::clone(&self.writer_status),
             Arc::clone(&self.telemetry),
             self.config.max_requests,
+            self.reloads.clone(),
         ));
         let runtime = runtime::Builder::new_current_thread()
             .enable_all()
@@ -196,7 +243,8 @@ impl Program {
         let mut tasks = Tasks::default();
         {
             let _entered = runtime.enter();
-            tasks.serve("web", listeners, &web, &self.stop)?;
+            let connections = Connections::new(self.web_limits());
+            tasks.serve("web", listeners, &web, &connections, &self.stop)?;
         }
         let mut stopped = self.stop.subscribe();
         let serve = move || {
@@ -215,8 +263,35 @@ impl Program {
         thread::Builder::new().name("web".into()).spawn(serve)
     }
 
-    /// The providers and how they prove their requests. The log says once which of them are off,
-    /// and of which anybody may send.
+    fn web_limits(&self) -> Limits {
+        let [derived, _] = max_connections(self.descriptors);
+        let max_connections = match self.config.max_web_connections {
+            0 => derived,
+            given => given,
+        };
+        // The private listener is for the operator's programs, each of which may come from one place.
+        Limits {
+            max_connections,
+            max_idle: WEB_IDLE,
+            trusted_proxies: Vec::new(),
+        }
+    }
+
+    fn webhook_limits(&self) -> Limits {
+        let [_, derived] = max_connections(self.descriptors);
+        let max_connections = match self.config.max_webhook_connections {
+            0 => derived,
+            given => given,
+        };
+        let trusted_proxies = self.config.trusted_proxies.clone();
+        Limits {
+            max_connections,
+            max_idle: WEBHOOK_IDLE,
+            trusted_proxies,
+        }
+    }
+
+    /// The providers, and how each proves its requests with these secrets.
     fn endpoints(&self, secrets: &Secrets) -> Vec<Endpoint> {
         for warning in &secrets.warnings {
             warn!("{warning}");
@@ -227,25 +302,44 @@ impl Program {
             if let Some(metrics) = self.telemetry.provider(provider.name) {
                 metrics.on.set(authenticator.is_on().into());
             }
-            let name = provider.name.as_str();
-            if !authenticator.is_on() {
-                info!(
-                    provider = name,
-                    "provider is off, and its paths are 404: it has no secret"
-                );
-            } else if authenticator.is_open() {
-                warn!(
-                    provider = name,
-                    "provider is not authenticated: anybody who reaches the listener can send its \
-                     webhooks"
-                );
-            }
             Endpoint {
                 provider,
                 authenticator,
             }
         };
         providers::ALL.iter().map(endpoint).collect()
+    }
+
+    /// Reads the secrets again whenever that is asked for; it never resolves.
+    async fn reload_always(&self, mut sources: ReloadSources, listener: &mut WebhookListener) {
+        loop {
+            tokio::select! {
+                Some(()) = sources.hangups.recv() => drop(self.reload(listener)),
+                Some(reply) = sources.requests.recv() => {
+                    // The client may have hung up.
+                    let _ = reply.send(self.reload(listener).map_err(|error| error.to_string()));
+                }
+                else => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Takes the secrets as they are now, from the next request on, or none of them.
+    fn reload(&self, listener: &mut WebhookListener) -> Result<(), ConfigError> {
+        let secrets = self.config.read_secrets().inspect_err(|error| {
+            self.telemetry.reload.note(false);
+            error!(%error, "reload failed: the secrets before it stay in use");
+        })?;
+        let changed = secrets.changed(&listener.secrets);
+        if !changed.is_empty() {
+            self.telemetry.forget_secrets();
+            listener.webhooks.replace(self.endpoints(&secrets));
+        }
+        let names: Vec<_> = changed.iter().map(|provider| provider.as_str()).collect();
+        info!(changed = names.join(","), "secrets read again");
+        listener.secrets = secrets;
+        self.telemetry.reload.note(true);
+        Ok(())
     }
 
     /// Loads what is stored, and starts the writer over it.
@@ -318,6 +412,7 @@ impl Program {
         shutdown: impl Future<Output = ()>,
         tasks: &mut Tasks,
         mut writer: RunningWriter,
+        reloads: impl Future<Output = ()>,
     ) -> Result<(), RunError> {
         tokio::select! {
             result = writer.ended() => match result {
@@ -325,6 +420,7 @@ impl Program {
                 None => Err(RunError::Defect("the writer panicked".into())),
             },
             name = tasks.ended() => Err(RunError::Defect(format!("the {name} listener ended"))),
+            () = reloads => Err(RunError::Defect("reloads ended".into())),
             () = shutdown => {
                 info!("stopping: finishing what is in flight");
                 self.stop.send_replace(true);
@@ -333,6 +429,29 @@ impl Program {
                 writer.stop().await;
                 Ok(())
             }
+        }
+    }
+}
+
+/// Says once which providers are off, and of which anybody may send webhooks.
+fn log_access(endpoints: &[Endpoint]) {
+    for Endpoint {
+        provider,
+        authenticator,
+    } in endpoints
+    {
+        let provider = provider.name.as_str();
+        if !authenticator.is_on() {
+            info!(
+                provider,
+                "provider is off, and its paths are 404: it has no secret"
+            );
+        } else if authenticator.is_open() {
+            warn!(
+                provider,
+                "provider is not authenticated: anybody who reaches the listener can send its \
+                 webhooks"
+            );
         }
     }
 }
@@ -356,6 +475,7 @@ impl Tasks {
         name: &'static str,
         listeners: Vec<TcpListener>,
         handler: &Arc<H>,
+        connections: &Arc<Connections>,
         stop: &watch::Sender<bool>,
     ) -> io::Result<()> {
         for listener in listeners {
@@ -364,7 +484,12 @@ impl Tasks {
             info!(listener = name, address = %listener.local_addr()?, "listening");
             self.spawn(
                 name,
-                http::serve(listener, Arc::clone(handler), stop.subscribe()),
+                http::serve(
+                    listener,
+                    Arc::clone(handler),
+                    Arc::clone(connections),
+                    stop.subscribe(),
+                ),
             );
         }
         Ok(())
@@ -389,6 +514,32 @@ impl Tasks {
             self.running.shutdown().await;
         }
     }
+}
+
+/// Connections of the web and of the webhook listeners, so that neither takes the descriptors that
+/// the other or the storage needs.
+fn max_connections(descriptors: usize) -> [usize; 2] {
+    let free = descriptors.saturating_sub(RESERVED_DESCRIPTORS);
+    let web = free / 4;
+    let [most_web, most_webhook] = MAX_CONNECTIONS;
+    [web.clamp(2, most_web), (free - web).clamp(2, most_webhook)]
+}
+
+/// Raises the soft limit of file descriptors to the hard one, and says what it is.
+fn raise_descriptors() -> usize {
+    #[cfg(unix)]
+    {
+        use rustix::process::{Resource, getrlimit, setrlimit};
+        let mut limit = getrlimit(Resource::Nofile);
+        let before = limit.current;
+        limit.current = limit.maximum;
+        let allowed = setrlimit(Resource::Nofile, limit).map_or(before, |()| limit.maximum);
+        allowed.map_or(usize::MAX, |allowed| {
+            usize::try_from(allowed).unwrap_or(usize::MAX)
+        })
+    }
+    #[cfg(not(unix))]
+    1024
 }
 
 /// Lets the other threads go first where processors are scarce: a scrape may take a moment longer,

@@ -7,4 +7,6 @@ mod log;
 mod metrics;
 
 pub use log::{Format as LogFormat, Limiter as LogLimiter, Permit as LogPermit, init as init_log};
-pub use metrics::{ChangeMetrics, ProviderMetrics, StorageMetrics, Telemetry, TimeGauge};
+pub use metrics::{
+    ChangeMetrics, ProviderMetrics, ReloadMetrics, StorageMetrics, Telemetry, TimeGauge,
+};

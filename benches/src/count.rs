@@ -105,7 +105,10 @@ async fn webhooks(times: usize, batch: usize) {
     };
     let secrets = Secrets::from_iter([secret]);
     let authenticator = Authenticator::new(provider, &secrets, &[], &telemetry);
-    let endpoints = vec![Endpoint { provider, authenticator }];
+    let endpoints = vec![Endpoint {
+        provider,
+        authenticator,
+    }];
     let webhooks = Arc::new(Webhooks::new(endpoints, writer_status, telemetry));
     for begin in (0..times).step_by(batch) {
         let senders: Vec<_> = (begin..begin + batch)
@@ -163,6 +166,7 @@ async fn scrapes(times: usize) {
         writer_status,
         telemetry,
         40,
+        None,
     ));
     for _ in 0..times {
         let request = Request::get("/metrics")

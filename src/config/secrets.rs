@@ -6,9 +6,12 @@ use std::{
     path::PathBuf,
 };
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 
-use crate::{domain::ProviderName, providers::SecretKind};
+use crate::{
+    domain::ProviderName,
+    providers::{self, SecretKind},
+};
 
 /// Where a secret may stand.
 #[derive(Clone, Debug)]
@@ -121,6 +124,22 @@ impl Secrets {
             });
         }
         Ok(secrets)
+    }
+
+    /// The providers whose secrets are others, or in another order, than `before`.
+    pub fn changed(&self, before: &Self) -> Vec<ProviderName> {
+        let of = |secrets: &Self, provider: ProviderName| -> Vec<(SecretKind, String)> {
+            let own = secrets
+                .all
+                .iter()
+                .filter(|secret| secret.provider == provider);
+            own.map(|secret| (secret.kind, secret.value.expose_secret().to_owned()))
+                .collect()
+        };
+        let names = providers::ALL.iter().map(|provider| provider.name);
+        names
+            .filter(|name| of(self, *name) != of(before, *name))
+            .collect()
     }
 
     /// The secrets of a provider that prove its webhooks.

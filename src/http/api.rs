@@ -13,14 +13,15 @@ use crate::{
 };
 
 const DEFAULT_LIMIT: usize = 1000;
-const MAX_LIMIT: usize = 100_000;
+/// Objects at a time, however many are asked for: the answer is made in memory.
+const MAX_LIMIT: usize = 10_000;
 
 /// Why a query cannot be answered; the client is at fault.
 #[derive(Debug, PartialEq, thiserror::Error)]
 pub(super) enum BadQuery {
     #[error("a parameter is not one of {0}, limit, after")]
     Unknown(String),
-    #[error("limit is not a number from 1 to 100000")]
+    #[error("limit is not a number from 1 on")]
     Limit,
     #[error("after is not the \"next\" of an earlier answer")]
     After,
@@ -33,26 +34,31 @@ struct Query<K> {
     after: Option<K>,
 }
 
-/// The list of a kind, shard by shard and in the order of the keys within one.
-pub(super) fn list<K: Entity>(table: &Table, query: &str) -> Result<Json, BadQuery> {
+/// The list of a kind as JSON, shard by shard and in the order of the keys within one. Each object is
+/// written before the next is made, so that a large page takes no more memory than its text.
+pub(super) fn list<K: Entity>(table: &Table, query: &str) -> Result<Vec<u8>, BadQuery> {
     let query = Query::<K>::read(query)?;
     let mut matching = K::shards(table)
         .iter_after(query.after.clone())
         .filter(|(key, _)| query.matches(key))
         .peekable();
-    let mut objects = Vec::new();
+    let mut page = format!("{{\"{}\":[", K::LIST).into_bytes();
     let mut next = None;
-    while let Some((key, record)) = matching.next() {
-        let is_last = objects.len() + 1 == query.limit;
-        if is_last && matching.peek().is_some() {
+    let mut written = 0;
+    while written < query.limit
+        && let Some((key, record)) = matching.next()
+    {
+        if written > 0 {
+            page.push(b',');
+        }
+        page.extend_from_slice(object(&key, &record).to_string().as_bytes());
+        written += 1;
+        if written == query.limit && matching.peek().is_some() {
             next = Some(cursor(&key));
         }
-        objects.push(object(&key, &record));
-        if is_last {
-            break;
-        }
     }
-    Ok(json!({ K::LIST: objects, "next": next }))
+    page.extend_from_slice(format!("],\"next\":{}}}", json!(next)).as_bytes());
+    Ok(page)
 }
 
 impl<K: Entity> Query<K> {
@@ -65,9 +71,8 @@ impl<K: Entity> Query<K> {
         for (name, value) in pairs(query) {
             match name.as_str() {
                 "limit" => {
-                    let limit = value.parse().ok();
-                    let limit = limit.filter(|limit| (1..=MAX_LIMIT).contains(limit));
-                    read.limit = limit.ok_or(BadQuery::Limit)?;
+                    let limit = value.parse().ok().filter(|limit: &usize| *limit > 0);
+                    read.limit = limit.ok_or(BadQuery::Limit)?.min(MAX_LIMIT);
                 }
                 "after" => read.after = Some(key_of(&value).ok_or(BadQuery::After)?),
                 _ => {

@@ -2,14 +2,19 @@
 
 use std::{
     convert::Infallible,
+    pin::Pin,
     sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU8, Ordering},
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
     },
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
+use bytes::Bytes;
 use hyper::{
+    Request,
+    body::{Body, Frame, SizeHint},
     header::{CONNECTION, HeaderValue},
     server::conn::http1,
     service::service_fn,
@@ -17,16 +22,13 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use tokio::{
     net::TcpStream,
-    sync::{OwnedSemaphorePermit, oneshot},
-    time::timeout,
+    sync::oneshot,
+    time::{Instant, timeout},
 };
 use tracing::debug;
 
-use super::Handler;
+use super::{Handler, limits::Place};
 
-/// Reviews that find a connection without a whole request before it is closed: 10 s at least, 12.5
-/// s at most.
-const MAX_IDLE_REVIEWS: u8 = 5;
 /// The head of a request; beyond it hyper answers 431.
 const MAX_HEAD: usize = 64 << 10;
 /// For the last request of a connection that is to end.
@@ -38,50 +40,76 @@ pub(super) struct Connection {
     pub(super) activity: Arc<Activity>,
     pub(super) close: oneshot::Receiver<Close>,
     /// Held until the connection ends.
-    pub(super) permit: OwnedSemaphorePermit,
+    pub(super) place: Place,
 }
 
 /// How a connection is to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Close {
-    /// At once, because it is idle.
+    /// At once, because it has no whole request.
     Now,
     /// With the answer to the request that it is at.
     AfterResponse,
 }
 
 /// What a connection is doing.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Activity {
-    /// A request is being answered.
+    /// A whole request is being answered.
     is_busy: AtomicBool,
-    /// Reviews since there was one.
-    idle_reviews: AtomicU8,
+    /// An answer was sent.
+    has_answered: AtomicBool,
     /// The connection ends with its next answer.
     is_old: AtomicBool,
+    /// Since when there is no whole request.
+    waiting_since: Mutex<Instant>,
 }
 
 /// Until this is dropped, a connection is busy.
 #[derive(Debug)]
 pub(super) struct Busy(Arc<Activity>);
 
+/// A body that notes when it is whole.
+struct Watched<B> {
+    body: B,
+    activity: Arc<Activity>,
+}
+
 impl Activity {
-    fn begin(self: &Arc<Self>) -> Busy {
+    pub(super) fn new() -> Self {
+        Self {
+            is_busy: AtomicBool::new(false),
+            has_answered: AtomicBool::new(false),
+            is_old: AtomicBool::new(false),
+            waiting_since: Mutex::new(Instant::now()),
+        }
+    }
+
+    fn set_busy(&self) {
         self.is_busy.store(true, Ordering::Relaxed);
-        Busy(Arc::clone(self))
     }
 
     pub(super) fn is_busy(&self) -> bool {
         self.is_busy.load(Ordering::Relaxed)
     }
 
+    pub(super) fn has_answered(&self) -> bool {
+        self.has_answered.load(Ordering::Relaxed)
+    }
+
     pub(super) fn set_old(&self, is_old: bool) {
         self.is_old.store(is_old, Ordering::Relaxed);
     }
 
-    /// Counts a review, and says whether the connection has been idle for too many.
-    pub(super) fn note_idle_review(&self) -> bool {
-        !self.is_busy() && self.idle_reviews.fetch_add(1, Ordering::Relaxed) + 1 >= MAX_IDLE_REVIEWS
+    pub(super) fn waiting_since(&self) -> Instant {
+        *self
+            .waiting_since
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn waited(&self, now: Instant) -> Duration {
+        now.duration_since(self.waiting_since())
     }
 }
 
@@ -94,8 +122,37 @@ impl Busy {
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.idle_reviews.store(0, Ordering::Relaxed);
+        *self
+            .0
+            .waiting_since
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        self.0.has_answered.store(true, Ordering::Relaxed);
         self.0.is_busy.store(false, Ordering::Relaxed);
+    }
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Body for Watched<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        if frame.is_none() || self.body.is_end_stream() {
+            self.activity.set_busy();
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
@@ -106,15 +163,25 @@ impl Connection {
             stream,
             activity,
             close,
-            permit: _permit,
+            place: _place,
         } = self;
         // Otherwise a small answer may wait for the peer's acknowledgement.
         let _ = stream.set_nodelay(true);
-        let service = service_fn(|request| {
-            let busy = activity.begin();
+        let service = service_fn(|request: Request<_>| {
+            let request = request.map(|body| Watched {
+                body,
+                activity: Arc::clone(&activity),
+            });
+            if request.body().is_end_stream() {
+                activity.set_busy();
+            }
+            let activity = Arc::clone(&activity);
             let answer = Arc::clone(&handler).handle(request);
             async move {
                 let mut answer = answer.await;
+                // An answer may come before the request is whole; it is sent all the same.
+                activity.set_busy();
+                let busy = Busy(activity);
                 if busy.is_last() {
                     let headers = answer.headers_mut();
                     headers.insert(CONNECTION, HeaderValue::from_static("close"));

@@ -9,7 +9,7 @@ use hyper::{
     HeaderMap, StatusCode,
     header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, VARY},
 };
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{Answer, PageBody, error, negotiate, pairs};
 use crate::{
@@ -43,14 +43,18 @@ impl Scrapes {
         }
     }
 
+    /// Leave to make one more answer that is large; `None` where as many are being sent already.
+    pub(super) fn permit(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.permits).try_acquire_owned().ok()
+    }
+
     pub(super) async fn answer(&self, headers: &HeaderMap, query: &str) -> Answer {
         let part = match part_of(query) {
             Ok(part) => part,
             Err(sentence) => return error(StatusCode::BAD_REQUEST, sentence),
         };
-        let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
-            let sentence = "too many scrapes at a time (--web.max-requests)";
-            return error(StatusCode::SERVICE_UNAVAILABLE, sentence);
+        let Some(permit) = self.permit() else {
+            return too_many_requests();
         };
         let (format, encoding) = (negotiate::format(headers), negotiate::encoding(headers));
         let options = ScrapeOptions {
@@ -87,6 +91,11 @@ impl Scrapes {
         }
         answer
     }
+}
+
+pub(super) fn too_many_requests() -> Answer {
+    let sentence = "too many requests at a time (--web.max-requests)";
+    error(StatusCode::SERVICE_UNAVAILABLE, sentence)
 }
 
 /// What is kept for pages; nothing after a panic, which may have left it half made.

@@ -2,16 +2,12 @@
 
 use std::{fmt::Write, sync::Arc};
 
-use bytes::Bytes;
-use hyper::{Method, Request, StatusCode, body::Body};
-use serde_json::Value as Json;
-
 use super::{
-    Answer, HTML, Handler, LOADING, PLAIN, answer,
+    Answer, HTML, Handler, JSON, LOADING, PLAIN, PageBody, answer,
     api::{self, BadQuery},
     body::drain_body,
-    error, json, lacks_host, method_not_allowed, not_found,
-    scrape::Scrapes,
+    error, lacks_host, method_not_allowed, not_found,
+    scrape::{Scrapes, too_many_requests},
 };
 use crate::{
     domain::{AccountKey, NumberKey},
@@ -20,6 +16,9 @@ use crate::{
     state::Table,
     telemetry::Telemetry,
 };
+use bytes::Bytes;
+use hyper::{Request, StatusCode, body::Body};
+use tokio::sync::{mpsc, oneshot};
 
 /// What is served besides the metrics, whose path is `--web.telemetry-path`.
 pub const ROUTES: &[Route] = &[
@@ -36,6 +35,10 @@ pub const ROUTES: &[Route] = &[
         action: Action::Ready,
     },
     Route {
+        path: "/-/reload",
+        action: Action::Reload,
+    },
+    Route {
         path: "/api/v1/phone_numbers",
         action: Action::List(api::list::<NumberKey>),
     },
@@ -45,7 +48,7 @@ pub const ROUTES: &[Route] = &[
     },
 ];
 
-/// A path and what is answered there, to GET and HEAD.
+/// A path and what is answered there, to GET and HEAD where it does not say otherwise.
 pub struct Route {
     /// The path.
     pub path: &'static str,
@@ -57,10 +60,12 @@ enum Action {
     Index,
     Healthy,
     Ready,
+    /// By `POST` or `PUT`, as in Prometheus.
+    Reload,
     List(List),
 }
 
-type List = fn(&Table, &str) -> Result<Json, BadQuery>;
+type List = fn(&Table, &str) -> Result<Vec<u8>, BadQuery>;
 
 /// Whether something else than the metrics is served at a path.
 pub fn is_taken(path: &str) -> bool {
@@ -73,7 +78,12 @@ pub struct Web {
     table: Arc<Table>,
     writer_status: Arc<WriterStatus>,
     scrapes: Scrapes,
+    /// Asks for a reload; `None` where that is not enabled.
+    reloads: Option<mpsc::Sender<Reload>>,
 }
+
+/// A request for a reload: the sentence that says why it failed, or nothing.
+pub type Reload = oneshot::Sender<Result<(), String>>;
 
 impl Web {
     /// Shows `table`, once the stored state is loaded.
@@ -83,6 +93,7 @@ impl Web {
         writer_status: Arc<WriterStatus>,
         telemetry: Arc<Telemetry>,
         max_requests: usize,
+        reloads: Option<mpsc::Sender<Reload>>,
     ) -> Self {
         let scrapes = Scrapes::new(Arc::clone(&table), telemetry, max_requests);
         Self {
@@ -90,6 +101,25 @@ impl Web {
             table,
             writer_status,
             scrapes,
+            reloads,
+        }
+    }
+
+    async fn reload(&self) -> Answer {
+        let Some(reloads) = &self.reloads else {
+            let sentence = "the reload is not enabled (--web.enable-lifecycle)";
+            return error(StatusCode::FORBIDDEN, sentence);
+        };
+        let (reload, result) = oneshot::channel();
+        if !self.writer_status.is_loaded() {
+            return loading();
+        }
+        // If the program is stopping, both channels are closed.
+        let _ = reloads.send(reload).await;
+        match result.await {
+            Ok(Ok(())) => answer(StatusCode::OK, PLAIN, "secrets read again\n"),
+            Ok(Err(reason)) => error(StatusCode::INTERNAL_SERVER_ERROR, &reason),
+            Err(_) => error(StatusCode::SERVICE_UNAVAILABLE, "the program is stopping"),
         }
     }
 
@@ -114,7 +144,7 @@ impl Web {
         let others = ROUTES
             .iter()
             .map(|route| route.path)
-            .filter(|path| *path != "/");
+            .filter(|path| !["/", "/-/reload"].contains(path));
         for link in std::iter::once(self.telemetry_path.as_str()).chain(others) {
             // Writing to a string does not fail.
             let _ = write!(page, "<li><a href=\"{link}\">{link}</a></li>");
@@ -134,9 +164,16 @@ impl Web {
         }
         let table = Arc::clone(&self.table);
         let query = query.to_owned();
-        let write = move || list(&table, &query).map(|page| json(StatusCode::OK, &page));
+        let Some(permit) = self.scrapes.permit() else {
+            return too_many_requests();
+        };
+        let write = move || list(&table, &query);
         match tokio::task::spawn_blocking(write).await {
-            Ok(Ok(answer)) => answer,
+            Ok(Ok(page)) => {
+                let mut list = answer(StatusCode::OK, JSON, Bytes::new());
+                *list.body_mut() = PageBody::with_permit(vec![page.into()], permit);
+                list
+            }
             Ok(Err(reason)) => error(StatusCode::BAD_REQUEST, &reason.to_string()),
             Err(_) => {
                 let sentence = "the list cannot be written; the log says why";
@@ -164,13 +201,19 @@ impl Handler for Web {
         if route.is_none() && path != self.telemetry_path {
             return not_found();
         }
-        if head.method != Method::GET && head.method != Method::HEAD {
-            return method_not_allowed(&["GET", "HEAD"]);
+        let action = route.map(|route| route.action);
+        let methods = match action {
+            Some(Action::Reload) => &["POST", "PUT"],
+            _ => &["GET", "HEAD"],
+        };
+        if !methods.contains(&head.method.as_str()) {
+            return method_not_allowed(methods);
         }
-        match route.map(|route| route.action) {
+        match action {
             Some(Action::Index) => self.index(),
             Some(Action::Healthy) => answer(StatusCode::OK, PLAIN, "healthy\n"),
             Some(Action::Ready) => self.ready(),
+            Some(Action::Reload) => self.reload().await,
             Some(Action::List(list)) => self.list(list, query).await,
             None if !self.writer_status.is_loaded() => loading(),
             None => self.scrapes.answer(&head.headers, query).await,

@@ -1,6 +1,10 @@
 //! The public listener: the providers' webhooks and nothing else.
 
-use std::{fmt, sync::Arc, time::Instant};
+use std::{
+    fmt,
+    sync::{Arc, PoisonError, RwLock},
+    time::Instant,
+};
 
 use bytes::Bytes;
 use hyper::{
@@ -31,7 +35,7 @@ const RETRY_SECONDS: HeaderValue = HeaderValue::from_static("5");
 
 /// Answers webhooks.
 pub struct Webhooks {
-    endpoints: Vec<Endpoint>,
+    endpoints: RwLock<Vec<Arc<Endpoint>>>,
     writer_status: Arc<WriterStatus>,
     telemetry: Arc<Telemetry>,
     body_reader: BodyReader,
@@ -72,13 +76,33 @@ impl Webhooks {
         telemetry: Arc<Telemetry>,
     ) -> Self {
         Self {
-            endpoints,
+            endpoints: RwLock::new(endpoints.into_iter().map(Arc::new).collect()),
             writer_status,
             telemetry,
             body_reader: BodyReader::default(),
             lines: LogLimiter::for_authentic_senders(),
             stranger_lines: LogLimiter::for_strangers(),
         }
+    }
+
+    /// Takes other endpoints from the next request on.
+    pub fn replace(&self, endpoints: Vec<Endpoint>) {
+        let endpoints = endpoints.into_iter().map(Arc::new).collect();
+        *self
+            .endpoints
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = endpoints;
+    }
+
+    fn endpoint(&self, name: &str) -> Option<Arc<Endpoint>> {
+        let endpoints = self
+            .endpoints
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        endpoints
+            .iter()
+            .find(|endpoint| endpoint.provider.name.as_str() == name)
+            .cloned()
     }
 
     /// Authenticates and reads a request. `Ok`: what to submit and, for a handshake, the response
@@ -293,10 +317,9 @@ impl Handler for Webhooks {
         let (head, body) = request.into_parts();
         async move {
             let (name, _) = target(head.uri.path());
-            let find = |endpoint: &&Endpoint| endpoint.provider.name.as_str() == name;
-            let endpoint = self.endpoints.iter().find(find);
-            let known = endpoint.and_then(|endpoint| {
-                Some((endpoint, self.telemetry.provider(endpoint.provider.name)?))
+            let known = self.endpoint(name).and_then(|endpoint| {
+                let metrics = self.telemetry.provider(endpoint.provider.name)?;
+                Some((endpoint, metrics))
             });
             let Some((endpoint, metrics)) = known else {
                 drain_body(body).await;
@@ -306,7 +329,7 @@ impl Handler for Webhooks {
             };
             let received = {
                 let exchange = Exchange {
-                    endpoint,
+                    endpoint: &endpoint,
                     metrics,
                     head: &head,
                 };
@@ -315,7 +338,7 @@ impl Handler for Webhooks {
             // The buffer that holds the head is not needed while the storage is waited for.
             drop(head);
             let submitted = received
-                .and_then(|(request, challenge)| Ok((self.submit(endpoint, request)?, challenge)));
+                .and_then(|(request, challenge)| Ok((self.submit(&endpoint, request)?, challenge)));
             let answer = match submitted {
                 Ok((stored, challenge)) => match (stored.await, challenge) {
                     (Ok(counts), None) => json(StatusCode::OK, &counts),
@@ -324,7 +347,7 @@ impl Handler for Webhooks {
                         info!(provider, "webhook handshake answered");
                         challenge
                     }
-                    (Err(reason), _) => *self.put_off(endpoint, &reason),
+                    (Err(reason), _) => *self.put_off(&endpoint, &reason),
                 },
                 Err(answer) => *answer,
             };

@@ -48,6 +48,8 @@ pub struct Telemetry {
     pub phone_numbers_refused: IntCounter,
     /// The storage.
     pub storage: StorageMetrics,
+    /// Readings of the configuration.
+    pub reload: ReloadMetrics,
 }
 
 /// What is counted of a provider.
@@ -154,6 +156,7 @@ impl Telemetry {
                  beyond the cap.",
             )?,
             storage: StorageMetrics::register(&make)?,
+            reload: ReloadMetrics::register(&make)?,
             registry: registry.clone(),
         };
         registry.register(Box::new(ProcessCollector::for_self()))?;
@@ -188,6 +191,11 @@ impl Telemetry {
         )
     }
 
+    /// Forgets when each secret was used, because others may have their numbers now.
+    pub fn forget_secrets(&self) {
+        self.secret_last_used.reset();
+    }
+
     /// The metrics as they stand.
     pub fn gather(&self) -> Vec<MetricFamily> {
         self.registry.gather()
@@ -208,16 +216,6 @@ fn register_constants(make: &Make<'_>) -> prometheus::Result<()> {
             env!("BUILD_RUSTC"),
         ])
         .set(1.0);
-    let reload = make.int_gauge(
-        "whatsapp_exporter_config_last_reload_successful",
-        "Whether the last reading of the configuration succeeded: it is read once, at start.",
-    )?;
-    reload.set(1);
-    let reloaded_at = make.gauge(
-        "whatsapp_exporter_config_last_reload_success_timestamp_seconds",
-        "When the configuration was last read with success.",
-    )?;
-    reloaded_at.set(Timestamp::from(SystemTime::now()).as_seconds());
     Ok(())
 }
 
@@ -328,6 +326,39 @@ impl ProviderFamilies {
             unknown_limits: self.unknown.with_label_values(&[name, "limit"]),
             duration: self.duration.with_label_values(&[name]),
             delivery_delay: self.delay.with_label_values(&[name]),
+        }
+    }
+}
+
+/// What is known of the last reading of the configuration.
+#[derive(Debug)]
+pub struct ReloadMetrics {
+    successful: IntGauge,
+    success_time: Gauge,
+}
+
+impl ReloadMetrics {
+    fn register(make: &Make<'_>) -> prometheus::Result<Self> {
+        let metrics = Self {
+            successful: make.int_gauge(
+                "whatsapp_exporter_config_last_reload_successful",
+                "Whether the last reading of the secrets succeeded, at start or by a reload.",
+            )?,
+            success_time: make.gauge(
+                "whatsapp_exporter_config_last_reload_success_timestamp_seconds",
+                "When the secrets were last read with success.",
+            )?,
+        };
+        metrics.note(true);
+        Ok(metrics)
+    }
+
+    /// Notes a reading.
+    pub fn note(&self, is_successful: bool) {
+        self.successful.set(is_successful.into());
+        if is_successful {
+            self.success_time
+                .set(Timestamp::from(SystemTime::now()).as_seconds());
         }
     }
 }

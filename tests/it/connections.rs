@@ -11,7 +11,7 @@ use tokio::{
     sync::watch,
     time::{Instant, sleep},
 };
-use whatsapp_quality_exporter::http::{Answer, Handler, PageBody, serve};
+use whatsapp_quality_exporter::http::{Answer, Connections, Handler, Limits, PageBody, serve};
 
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n";
 /// More than the sockets' buffers hold.
@@ -44,16 +44,71 @@ async fn a_head_that_drips_is_cut_all_the_same() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_next_request_is_waited_for_as_long() {
+async fn next_request_is_waited_for_longer_than_proxies_keep_a_connection() {
     let mut stream = connected(start().await).await;
     for _ in 0..3 {
         exchange(&mut stream).await.unwrap();
-        sleep(Duration::from_secs(5)).await;
+        sleep(Duration::from_secs(80)).await;
     }
     exchange(&mut stream).await.unwrap();
     let began = Instant::now();
     assert_eq!(rest(&mut stream).await, 0);
-    assert_cut(began);
+    let waited = began.elapsed();
+    assert!(
+        (85..=95).contains(&waited.as_secs()),
+        "cut after {waited:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn connection_that_waited_longest_gives_its_place_to_a_new_one() {
+    let address = start_with(3).await;
+    let mut answered = connected(address).await;
+    answered
+        .write_all(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
+        .await
+        .unwrap();
+    sleep(Duration::from_millis(100)).await;
+    let mut half = connected(address).await;
+    half.write_all(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{")
+        .await
+        .unwrap();
+    sleep(Duration::from_millis(100)).await;
+    let mut idle = connected(address).await;
+    sleep(Duration::from_millis(100)).await;
+    // The half of a body has waited longest, then the idle one; what is being answered stays.
+    for waiting in [&mut half, &mut idle] {
+        let mut new = connected(address).await;
+        assert!(exchange(&mut new).await.is_some());
+        let _ = rest(waiting).await;
+    }
+    assert!(answer(&mut answered).await.unwrap().ends_with("done"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn new_connection_waits_where_all_are_being_answered() {
+    let address = start_with(2).await;
+    let mut answered = Vec::new();
+    for _ in 0..2 {
+        let mut stream = connected(address).await;
+        stream
+            .write_all(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
+            .await
+            .unwrap();
+        answered.push(stream);
+    }
+    sleep(Duration::from_millis(100)).await;
+    let began = Instant::now();
+    let mut new = connected(address).await;
+    assert!(exchange(&mut new).await.is_some());
+    assert!(
+        began.elapsed() >= Duration::from_secs(59),
+        "{:?}",
+        began.elapsed()
+    );
+    for stream in &mut answered {
+        assert!(answer(stream).await.unwrap().ends_with("done"));
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -137,7 +192,7 @@ async fn an_old_connection_has_time_for_its_last_answer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_holds_a_place_for_ever() {
+async fn no_connection_keeps_its_place_for_ever() {
     let mut stream = connected(start().await).await;
     let began = Instant::now();
     stream
@@ -180,11 +235,27 @@ impl Handler for Answers {
 }
 
 async fn start() -> SocketAddr {
+    start_with(100).await
+}
+
+async fn start_with(max_connections: usize) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
+    let max_idle = Duration::from_secs(90);
+    let limits = Limits {
+        max_connections,
+        max_idle,
+        trusted_proxies: vec![],
+    };
     tokio::spawn(async move {
         let (_stop, stopped) = watch::channel(false);
-        serve(listener, Arc::new(Answers), stopped).await;
+        serve(
+            listener,
+            Arc::new(Answers),
+            Connections::new(limits),
+            stopped,
+        )
+        .await;
     });
     address
 }

@@ -8,6 +8,7 @@
 
 mod alerting;
 mod api;
+mod attacks;
 mod backup;
 mod config;
 mod connections;

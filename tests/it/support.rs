@@ -76,6 +76,11 @@ impl Exporter {
         Self::spawn(command(), storage, arguments, environment).ready()
     }
 
+    /// As [`Exporter::start`], by a command that runs the binary.
+    pub fn start_under(program: Command, storage: &Path) -> Self {
+        Self::spawn(program, storage, vec![allow_all()], vec![]).ready()
+    }
+
     /// As [`Exporter::start`], on a disk that is full where a file reaches `bytes`; started again,
     /// it has no limit.
     pub fn start_on_small_disk(storage: &Path, bytes: usize) -> Self {

@@ -1,0 +1,236 @@
+//! How many connections there are at a time, and which of them gives way to a new one.
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Notify, oneshot},
+    time::Instant,
+};
+
+use super::connection::{Activity, Close};
+
+/// A connection must have sent its first whole request after this.
+const FIRST_REQUEST: Duration = Duration::from_secs(10);
+/// For what hyper has taken of an answer and the peer has not read yet.
+const LAST_BYTES: Duration = Duration::from_secs(1);
+/// A connection of this age is closed with its next response; at twice this age it is closed after
+/// the response in progress. So no connection keeps its place for ever.
+const MAX_AGE: Duration = Duration::from_secs(300);
+/// One peer address has at most this share of the connections, so that one machine cannot hold all.
+const SHARE_OF_A_PEER: usize = 4;
+
+/// The limits of a role: of the web or of the webhook listeners.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Connections at a time, on all addresses of the role together.
+    pub max_connections: usize,
+    /// How long a connection may wait for its next request: longer than a scrape interval, and than
+    /// the keep-alive time of the usual proxies.
+    pub max_idle: Duration,
+    /// Proxies, whose address stands for many peers.
+    pub trusted_proxies: Vec<IpAddr>,
+}
+
+/// The connections of a role.
+#[derive(Debug)]
+pub struct Connections {
+    limits: Limits,
+    open: Mutex<Open>,
+    /// Told when a connection ends.
+    ended: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    next_id: u64,
+    connections: HashMap<u64, Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    peer: IpAddr,
+    accepted_at: Instant,
+    activity: Arc<Activity>,
+    close: Option<oneshot::Sender<Close>>,
+}
+
+/// A connection's place, which is free again when this is dropped.
+#[derive(Debug)]
+pub(super) struct Place {
+    id: u64,
+    connections: Arc<Connections>,
+}
+
+impl Connections {
+    /// No connection yet.
+    pub fn new(limits: Limits) -> Arc<Self> {
+        Arc::new(Self {
+            limits,
+            open: Mutex::default(),
+            ended: Notify::new(),
+        })
+    }
+
+    /// Waits until a new connection would have a place: until there are few enough, or one of them
+    /// waits for a request and can give way. One that is being answered never does.
+    pub(super) async fn room(&self) {
+        while !self.has_room() {
+            // An answer that ends leaves a connection that waits, which nothing tells.
+            let _ = tokio::time::timeout(Duration::from_millis(50), self.ended.notified()).await;
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        let open = self.lock();
+        open.connections.len() < self.limits.max_connections
+            || open.longest_waiting(|_| true).is_some()
+    }
+
+    /// Gives a new connection a place, where needed that of the connection that has waited longest
+    /// without a whole request. `None` where the peer has its share, and all of it is being answered.
+    pub(super) fn enter(
+        self: &Arc<Self>,
+        peer: IpAddr,
+    ) -> Option<(Place, Arc<Activity>, oneshot::Receiver<Close>)> {
+        let peer = peer.to_canonical();
+        let mut open = self.lock();
+        let is_own = |entry: &Entry| entry.peer == peer;
+        let share = (self.limits.max_connections / SHARE_OF_A_PEER).max(1);
+        let of_peer = open
+            .connections
+            .values()
+            .filter(|entry| is_own(entry))
+            .count();
+        let is_exempt = peer.is_loopback() || self.limits.trusted_proxies.contains(&peer);
+        if of_peer >= share && !is_exempt {
+            let victim = open.longest_waiting(is_own)?;
+            open.close(victim, Close::Now);
+        } else if open.connections.len() >= self.limits.max_connections {
+            let victim = open.longest_waiting(|_| true)?;
+            open.close(victim, Close::Now);
+        }
+        let (close, closed) = oneshot::channel();
+        let activity = Arc::new(Activity::new());
+        let id = open.next_id;
+        open.next_id += 1;
+        let accepted_at = Instant::now();
+        let entry = Entry {
+            peer,
+            accepted_at,
+            activity: Arc::clone(&activity),
+            close: Some(close),
+        };
+        open.connections.insert(id, entry);
+        Some((
+            Place {
+                id,
+                connections: Arc::clone(self),
+            },
+            activity,
+            closed,
+        ))
+    }
+
+    /// Closes the connections that are too old or have waited too long. An old one that waits is told
+    /// so with its next answer, because its peer may be about to send a request.
+    pub(super) fn review(&self, now: Instant) {
+        let mut open = self.lock();
+        let max_idle = self.limits.max_idle;
+        let over: Vec<_> = open
+            .connections
+            .iter()
+            .filter_map(|(id, entry)| {
+                let age = now.duration_since(entry.accepted_at);
+                entry.activity.set_old(age >= MAX_AGE);
+                if entry.activity.is_busy() {
+                    return (age >= 2 * MAX_AGE).then_some((*id, Close::AfterResponse));
+                }
+                let patience = if entry.activity.has_answered() {
+                    max_idle
+                } else {
+                    FIRST_REQUEST
+                };
+                let waited = entry.activity.waited(now);
+                (age >= 2 * MAX_AGE || waited >= patience).then_some((*id, Close::Now))
+            })
+            .collect();
+        over.into_iter().for_each(|(id, how)| open.close(id, how));
+    }
+
+    /// Closes all: those that are being answered with their answer, the others at once.
+    pub(super) fn close_all(&self) {
+        let mut open = self.lock();
+        let ids: Vec<_> = open
+            .connections
+            .iter()
+            .map(|(id, entry)| (*id, entry.activity.is_busy()))
+            .collect();
+        for (id, is_busy) in ids {
+            open.close(
+                id,
+                if is_busy {
+                    Close::AfterResponse
+                } else {
+                    Close::Now
+                },
+            );
+        }
+    }
+
+    /// Waits until there is none.
+    pub(super) async fn all_ended(&self) {
+        while !self.lock().connections.is_empty() {
+            let _ = tokio::time::timeout(Duration::from_millis(50), self.ended.notified()).await;
+        }
+    }
+
+    /// A thread that panicked has left an entry too many or too few, and no half one.
+    fn lock(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Open {
+    /// The connection that has waited longest for a whole request, among those that are not told to
+    /// close yet.
+    fn longest_waiting(&self, is_wanted: impl Fn(&Entry) -> bool) -> Option<u64> {
+        let now = Instant::now();
+        let waiting = self.connections.iter().filter(|(_, entry)| {
+            let activity = &entry.activity;
+            let is_done = !activity.has_answered() || activity.waited(now) >= LAST_BYTES;
+            entry.close.is_some() && !activity.is_busy() && is_done && is_wanted(entry)
+        });
+        let longest = waiting.min_by_key(|(_, entry)| entry.activity.waiting_since());
+        longest.map(|(id, _)| *id)
+    }
+
+    /// Tells a connection to close. Its place is free at once if it waits.
+    fn close(&mut self, id: u64, how: Close) {
+        let close = match how {
+            Close::Now => self
+                .connections
+                .remove(&id)
+                .and_then(|mut entry| entry.close.take()),
+            Close::AfterResponse => self
+                .connections
+                .get_mut(&id)
+                .and_then(|entry| entry.close.take()),
+        };
+        if let Some(close) = close {
+            // It may be gone already.
+            let _ = close.send(how);
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.connections.lock().connections.remove(&self.id);
+        self.connections.ended.notify_one();
+    }
+}

@@ -90,6 +90,14 @@ pub(super) struct QualityEvent {
     pub(super) old_limit: Option<MessagingLimit>,
 }
 
+impl QualityEvent {
+    /// The limit, where it is the portfolio's and so the account's.
+    fn portfolio_limit(&self) -> Option<MessagingLimit> {
+        let reported = self.limit?;
+        (reported.scope == LimitScope::Portfolio).then_some(reported.limit)
+    }
+}
+
 impl Number {
     /// The newest time that is known of the number.
     fn newest(&self) -> Option<Timestamp> {
@@ -148,11 +156,7 @@ impl Draft<'_> {
         }
         let account_key = key.account.clone();
         self.put_number(key, number, is_new);
-        if let Some(ReportedLimit {
-            limit,
-            scope: LimitScope::Portfolio,
-        }) = quality.limit
-        {
+        if let Some(limit) = quality.portfolio_limit() {
             let account = account.map(Arc::unwrap_or_clone).unwrap_or_default();
             let report = Report {
                 limit,

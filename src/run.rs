@@ -1,36 +1,30 @@
 //! The program: what is started, in which order, and how it ends.
 
-use std::{future::Future, io, net::TcpListener, sync::Arc, thread, time::Duration};
+mod limits;
+mod reload;
+mod tasks;
+
+use std::{future::Future, io, net::TcpListener, sync::Arc, thread};
 
 use tokio::{
     runtime,
     sync::{mpsc, oneshot, watch},
-    task::{Id, JoinSet},
-    time::timeout,
 };
 use tracing::{error, info, warn};
 
+use self::{
+    limits::RoleLimits,
+    reload::{ReloadSources, WebhookListener},
+    tasks::Tasks,
+};
 use crate::{
-    config::{Config, ConfigError, ListenAddress, Secrets},
-    http::{self, Authenticator, Connections, Endpoint, Handler, Limits, Reload, Web, Webhooks},
+    config::{Config, ListenAddress, Secrets},
+    http::{Connections, Reload, Web, Webhooks},
     ingest::{self, RunningWriter, WriterStatus},
-    providers,
     state::{Fold, Table},
     store::{Sqlite, Store, StoreError},
     telemetry::Telemetry,
 };
-
-/// For requests in flight when the program is to end.
-const GRACE: Duration = Duration::from_secs(10);
-
-/// How long a scraper's connection may wait for the next scrape.
-const WEB_IDLE: Duration = Duration::from_secs(300);
-/// How long a sender's connection may wait: proxies keep connections for 60 to 75 seconds.
-const WEBHOOK_IDLE: Duration = Duration::from_secs(90);
-/// File descriptors for the storage, the listeners, the log and the event loops.
-const RESERVED_DESCRIPTORS: usize = 32;
-/// More connections than these do not help, and each takes memory.
-const MAX_CONNECTIONS: [usize; 2] = [256, 4096];
 
 /// Sockets that are bound already, so that the caller decides where.
 #[derive(Debug)]
@@ -120,13 +114,14 @@ pub async fn run(
     let path = config.storage_path.clone();
     let (reloads, requests) = mpsc::channel(1);
     let reloads = config.enable_lifecycle.then_some(reloads);
+    let limits = RoleLimits::new(&config, limits::raise_descriptors());
     let program = Program {
         config,
         telemetry,
         table: Arc::default(),
         writer_status: Arc::default(),
         stop: watch::Sender::new(false),
-        descriptors: raise_descriptors(),
+        limits,
         reloads,
     };
     let reload = ReloadSources { hangups, requests };
@@ -144,22 +139,9 @@ struct Program {
     writer_status: Arc<WriterStatus>,
     /// Turns true when the listeners are to finish.
     stop: watch::Sender<bool>,
-    /// File descriptors that this process may have.
-    descriptors: usize,
+    limits: RoleLimits,
     /// For the private listener to ask for a reload, where that is enabled.
     reloads: Option<mpsc::Sender<Reload>>,
-}
-
-/// What asks for a reload: a signal, or a request to the private listener.
-struct ReloadSources {
-    hangups: mpsc::Receiver<()>,
-    requests: mpsc::Receiver<Reload>,
-}
-
-/// The public listener and the secrets that it has.
-struct WebhookListener {
-    webhooks: Arc<Webhooks>,
-    secrets: Secrets,
 }
 
 impl Program {
@@ -203,12 +185,12 @@ impl Program {
         let (tell, web_ended) = oneshot::channel();
         let web = self.start_web(listeners.web, tell)?;
         let endpoints = self.endpoints(secrets);
-        log_access(&endpoints);
+        reload::log_access(&endpoints);
         let (writer_status, telemetry) =
             (Arc::clone(&self.writer_status), Arc::clone(&self.telemetry));
         let webhooks = Arc::new(Webhooks::new(endpoints, writer_status, telemetry));
         let mut tasks = Tasks::default();
-        let connections = Connections::new(self.webhook_limits());
+        let connections = Connections::new(self.limits.webhook.clone());
         tasks.serve(
             "webhook",
             listeners.webhook,
@@ -243,7 +225,7 @@ impl Program {
         let mut tasks = Tasks::default();
         {
             let _entered = runtime.enter();
-            let connections = Connections::new(self.web_limits());
+            let connections = Connections::new(self.limits.web.clone());
             tasks.serve("web", listeners, &web, &connections, &self.stop)?;
         }
         let mut stopped = self.stop.subscribe();
@@ -261,85 +243,6 @@ impl Program {
             });
         };
         thread::Builder::new().name("web".into()).spawn(serve)
-    }
-
-    fn web_limits(&self) -> Limits {
-        let [derived, _] = max_connections(self.descriptors);
-        let max_connections = match self.config.max_web_connections {
-            0 => derived,
-            given => given,
-        };
-        // The private listener is for the operator's programs, each of which may come from one place.
-        Limits {
-            max_connections,
-            max_idle: WEB_IDLE,
-            trusted_proxies: Vec::new(),
-        }
-    }
-
-    fn webhook_limits(&self) -> Limits {
-        let [_, derived] = max_connections(self.descriptors);
-        let max_connections = match self.config.max_webhook_connections {
-            0 => derived,
-            given => given,
-        };
-        let trusted_proxies = self.config.trusted_proxies.clone();
-        Limits {
-            max_connections,
-            max_idle: WEBHOOK_IDLE,
-            trusted_proxies,
-        }
-    }
-
-    /// The providers, and how each proves its requests with these secrets.
-    fn endpoints(&self, secrets: &Secrets) -> Vec<Endpoint> {
-        for warning in &secrets.warnings {
-            warn!("{warning}");
-        }
-        let allowed = &self.config.allow_unauthenticated;
-        let endpoint = |provider: &&'static providers::Provider| {
-            let authenticator = Authenticator::new(provider, secrets, allowed, &self.telemetry);
-            if let Some(metrics) = self.telemetry.provider(provider.name) {
-                metrics.on.set(authenticator.is_on().into());
-            }
-            Endpoint {
-                provider,
-                authenticator,
-            }
-        };
-        providers::ALL.iter().map(endpoint).collect()
-    }
-
-    /// Reads the secrets again whenever that is asked for; it never resolves.
-    async fn reload_always(&self, mut sources: ReloadSources, listener: &mut WebhookListener) {
-        loop {
-            tokio::select! {
-                Some(()) = sources.hangups.recv() => drop(self.reload(listener)),
-                Some(reply) = sources.requests.recv() => {
-                    // The client may have hung up.
-                    let _ = reply.send(self.reload(listener).map_err(|error| error.to_string()));
-                }
-                else => std::future::pending().await,
-            }
-        }
-    }
-
-    /// Takes the secrets as they are now, from the next request on, or none of them.
-    fn reload(&self, listener: &mut WebhookListener) -> Result<(), ConfigError> {
-        let secrets = self.config.read_secrets().inspect_err(|error| {
-            self.telemetry.reload.note(false);
-            error!(%error, "reload failed: the secrets before it stay in use");
-        })?;
-        let changed = secrets.changed(&listener.secrets);
-        if !changed.is_empty() {
-            self.telemetry.forget_secrets();
-            listener.webhooks.replace(self.endpoints(&secrets));
-        }
-        let names: Vec<_> = changed.iter().map(|provider| provider.as_str()).collect();
-        info!(changed = names.join(","), "secrets read again");
-        listener.secrets = secrets;
-        self.telemetry.reload.note(true);
-        Ok(())
     }
 
     /// Loads what is stored, and starts the writer over it.
@@ -433,115 +336,6 @@ impl Program {
     }
 }
 
-/// Says once which providers are off, and of which anybody may send webhooks.
-fn log_access(endpoints: &[Endpoint]) {
-    for Endpoint {
-        provider,
-        authenticator,
-    } in endpoints
-    {
-        let provider = provider.name.as_str();
-        if !authenticator.is_on() {
-            info!(
-                provider,
-                "provider is off, and its paths are 404: it has no secret"
-            );
-        } else if authenticator.is_open() {
-            warn!(
-                provider,
-                "provider is not authenticated: anybody who reaches the listener can send its \
-                 webhooks"
-            );
-        }
-    }
-}
-
-/// Tasks that run as long as the program: the end of any of them is the end of the program.
-#[derive(Default)]
-struct Tasks {
-    running: JoinSet<()>,
-    names: Vec<(Id, &'static str)>,
-}
-
-impl Tasks {
-    fn spawn(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
-        let id = self.running.spawn(task).id();
-        self.names.push((id, name));
-    }
-
-    /// Accepts connections on each of these sockets.
-    fn serve<H: Handler>(
-        &mut self,
-        name: &'static str,
-        listeners: Vec<TcpListener>,
-        handler: &Arc<H>,
-        connections: &Arc<Connections>,
-        stop: &watch::Sender<bool>,
-    ) -> io::Result<()> {
-        for listener in listeners {
-            listener.set_nonblocking(true)?;
-            let listener = tokio::net::TcpListener::from_std(listener)?;
-            info!(listener = name, address = %listener.local_addr()?, "listening");
-            self.spawn(
-                name,
-                http::serve(
-                    listener,
-                    Arc::clone(handler),
-                    Arc::clone(connections),
-                    stop.subscribe(),
-                ),
-            );
-        }
-        Ok(())
-    }
-
-    /// Waits until one of them ends, and says which; a panic is an end.
-    async fn ended(&mut self) -> &'static str {
-        let id = match self.running.join_next_with_id().await {
-            Some(Ok((id, ()))) => id,
-            Some(Err(error)) => error.id(),
-            None => return std::future::pending().await,
-        };
-        let name = self.names.iter().find(|(known, _)| *known == id);
-        name.map_or("task", |(_, name)| name)
-    }
-
-    /// Waits until all have ended, which they do when they are told to stop; at most 10 s.
-    async fn drain(&mut self) {
-        let all = async { while self.running.join_next().await.is_some() {} };
-        if timeout(GRACE, all).await.is_err() {
-            warn!("stopping although requests are in flight: 10 seconds have passed");
-            self.running.shutdown().await;
-        }
-    }
-}
-
-/// Connections of the web and of the webhook listeners, so that neither takes the descriptors that
-/// the other or the storage needs.
-fn max_connections(descriptors: usize) -> [usize; 2] {
-    let free = descriptors.saturating_sub(RESERVED_DESCRIPTORS);
-    let web = free / 4;
-    let [most_web, most_webhook] = MAX_CONNECTIONS;
-    [web.clamp(2, most_web), (free - web).clamp(2, most_webhook)]
-}
-
-/// Raises the soft limit of file descriptors to the hard one, and says what it is.
-fn raise_descriptors() -> usize {
-    #[cfg(unix)]
-    {
-        use rustix::process::{Resource, getrlimit, setrlimit};
-        let mut limit = getrlimit(Resource::Nofile);
-        let before = limit.current;
-        limit.current = limit.maximum;
-        let allowed = setrlimit(Resource::Nofile, limit).map_or(before, |()| limit.maximum);
-        allowed.map_or(usize::MAX, |allowed| {
-            usize::try_from(allowed).unwrap_or(usize::MAX)
-        })
-    }
-    #[cfg(not(unix))]
-    1024
-}
-
 /// Lets the other threads go first where processors are scarce: a scrape may take a moment longer,
 /// and a provider that waits for its 200 may give up. On Linux the priority is the calling thread's
 /// alone, and the threads on which pages are rendered inherit it, because this thread starts them.
@@ -549,20 +343,5 @@ fn yield_to_webhooks() {
     #[cfg(target_os = "linux")]
     if let Err(error) = rustix::process::setpriority_process(None, 5) {
         warn!(%error, "scrapes run at the priority of webhooks");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn end_or_panic_of_a_task_is_noticed_by_its_name() {
-        let mut tasks = Tasks::default();
-        tasks.spawn("a task that goes on", std::future::pending());
-        tasks.spawn("a task that ends", async {});
-        assert_eq!(tasks.ended().await, "a task that ends");
-        tasks.spawn("a task that panics", async { panic!("on purpose") });
-        assert_eq!(tasks.ended().await, "a task that panics");
     }
 }

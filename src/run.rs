@@ -2,6 +2,7 @@
 
 mod limits;
 mod reload;
+mod systemd;
 mod tasks;
 
 use std::{future::Future, io, net::TcpListener, sync::Arc, thread};
@@ -317,6 +318,7 @@ impl Program {
         mut writer: RunningWriter,
         reloads: impl Future<Output = ()>,
     ) -> Result<(), RunError> {
+        systemd::ready();
         tokio::select! {
             result = writer.ended() => match result {
                 Some(result) => Ok(result?),
@@ -324,8 +326,10 @@ impl Program {
             },
             name = tasks.ended() => Err(RunError::Defect(format!("the {name} listener ended"))),
             () = reloads => Err(RunError::Defect("reloads ended".into())),
+            () = systemd::keep_alive() => Err(RunError::Defect("the watchdog's timer ended".into())),
             () = shutdown => {
                 info!("stopping: finishing what is in flight");
+                systemd::stopping();
                 self.stop.send_replace(true);
                 tasks.drain().await;
                 // Every request is answered; what may still be queued is of senders that hung up.

@@ -26,4 +26,5 @@ mod readme;
 mod scrape;
 mod storage;
 mod support;
+mod systemd;
 mod webhook;

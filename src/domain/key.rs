@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_number_is_refused() {
+    fn text_that_is_not_a_number_is_refused() {
         for (text, want) in [
             ("", InvalidKey::NumberEmpty),
             ("+", InvalidKey::NumberEmpty),

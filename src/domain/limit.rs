@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_limit_is_refused() {
+    fn text_that_is_not_a_limit_is_refused() {
         for text in [
             "",
             " ",

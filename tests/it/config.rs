@@ -664,7 +664,7 @@ fn no_request_fails_while_secrets_are_read_again() {
 // How it ends
 
 #[test]
-fn who_asks_it_to_end_gets_a_clean_end() {
+fn signal_to_end_is_a_clean_end() {
     let folder = tempfile::tempdir().unwrap();
     for signal in ["TERM", "INT"] {
         let mut exporter = Exporter::start(folder.path(), &[]);

@@ -135,7 +135,7 @@ async fn an_answer_that_is_read_slowly_arrives_whole() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_has_said_all_is_answered() {
+async fn half_closed_client_is_answered() {
     let mut stream = connected(start().await).await;
     stream
         .write_all(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")

@@ -35,7 +35,7 @@ const BEGINNING: usize = 1_700_000_000;
 type Counts = BTreeMap<(String, String), usize>;
 
 #[test]
-fn what_was_answered_before_a_kill_is_there_after_it_and_counts_once() {
+fn webhook_answered_before_a_kill_is_there_after_it_and_counts_once() {
     let began = Instant::now();
     let folder = tempfile::tempdir().unwrap();
     let exporter = Exporter::start_with(

@@ -73,7 +73,7 @@ proptest! {
     #![proptest_config(cases(512))]
 
     #[test]
-    fn what_is_known_depends_on_neither_order_nor_repetition(
+    fn state_depends_on_neither_order_nor_repetition(
         (said, arrivals) in plain().prop_flat_map(|said| {
             let arrivals = in_any_order(said.len());
             (Just(said), arrivals)
@@ -222,7 +222,7 @@ fn event_is_the_newest_where_the_clock_starts_in_the_past() {
 }
 
 #[test]
-fn after_a_restart_an_account_finds_the_number_that_had_another_limit() {
+fn account_finds_the_number_that_had_another_limit_after_a_restart() {
     let said = [
         account("TIER_2K".into()),
         number("TIER_250".into()),

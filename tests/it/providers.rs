@@ -186,7 +186,7 @@ fn a_number_and_an_account_remember_their_last_thirty_two_deliveries() {
 }
 
 #[test]
-fn what_is_beyond_the_cap_is_refused_and_the_known_go_on() {
+fn number_beyond_the_cap_is_refused_and_known_ones_go_on() {
     let number = |account: &str, number: &str, time: i64| {
         json!({"id": account, "time": time, "changes": [{"field": "phone_number_quality_update",
             "value": {"display_phone_number": number, "event": "FLAGGED"}}]})

@@ -195,7 +195,7 @@ fn parts_of_a_large_fleet_are_the_whole_and_of_one_size() {
 }
 
 #[test]
-fn what_is_not_asked_for_any_more_is_given_up_and_made_again() {
+fn page_that_is_not_asked_for_is_given_up_and_made_again() {
     let mut memory = Memory::default();
     memory
         .deliver(provider("meta"), &post(flagged(1).as_bytes()), at(NEW_YEAR))

@@ -72,7 +72,7 @@ fn a_killed_process_shows_the_same_when_it_is_back() {
 }
 
 #[test]
-fn what_was_seen_before_a_restart_is_a_duplicate_after_it() {
+fn delivery_seen_before_a_restart_is_a_duplicate_after_it() {
     let folder = tempfile::tempdir().unwrap();
     let exporter = Exporter::start(folder.path(), &[]);
     let capability = capability(1, 1000);
@@ -95,7 +95,7 @@ fn what_was_seen_before_a_restart_is_a_duplicate_after_it() {
 }
 
 #[test]
-fn what_no_longer_counts_is_overwritten_and_what_does_stays() {
+fn outdated_document_is_overwritten_and_a_current_one_stays() {
     // Of a small fleet 1024 rows need not count, of a larger one as many as do.
     for (numbers, rounds) in [(500, 12), (3000, 6)] {
         let folder = tempfile::tempdir().unwrap();
@@ -180,7 +180,7 @@ fn the_folder_is_made_for_this_user_alone() {
 }
 
 #[test]
-fn in_a_folder_that_is_open_to_others_the_files_are_not() {
+fn files_are_private_in_a_folder_that_is_open_to_others() {
     let folder = tempfile::tempdir().unwrap();
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let exporter = Exporter::start(folder.path(), &[]);
@@ -486,7 +486,7 @@ fn a_database_that_was_restored_without_a_log_is_as_good() {
 }
 
 #[test]
-fn what_a_killed_process_left_beside_a_damaged_database_is_left_as_it_is() {
+fn log_of_a_killed_process_beside_a_damaged_database_is_left_as_it_is() {
     let folder = killed();
     let database = folder.path().join(DATABASE);
     let mut bytes = fs::read(&database).unwrap();
@@ -501,7 +501,7 @@ fn what_a_killed_process_left_beside_a_damaged_database_is_left_as_it_is() {
 }
 
 #[test]
-fn what_a_killed_process_left_beside_a_newer_database_is_left_as_it_is() {
+fn log_of_a_killed_process_beside_a_newer_database_is_left_as_it_is() {
     for statement in [
         "PRAGMA user_version = 9",
         "UPDATE versions SET value = replace(value, '\"version\":1,', '\"version\":7,')",
@@ -598,7 +598,7 @@ fn the_database_can_be_read_while_the_process_runs() {
 }
 
 #[test]
-fn while_another_program_locks_the_database_webhooks_are_put_off() {
+fn webhooks_are_put_off_while_another_program_locks_the_database() {
     let folder = tempfile::tempdir().unwrap();
     let exporter = Exporter::start(folder.path(), &[]);
     assert_eq!(post(&exporter, &event("15550000001", 1)).status, 200);
@@ -760,7 +760,7 @@ fn a_full_disk_promises_nothing_and_loses_nothing() {
 }
 
 #[test]
-fn what_a_full_disk_left_half_written_is_no_damage() {
+fn half_written_file_of_a_full_disk_is_no_damage() {
     let folder = killed();
     let whole = kept(&Exporter::start(folder.path(), &[]));
     // As where the log could not be written into the database to its end.
@@ -776,7 +776,7 @@ fn what_a_full_disk_left_half_written_is_no_damage() {
 }
 
 #[test]
-fn who_finds_a_full_disk_is_not_ready() {
+fn exporter_on_a_full_disk_is_not_ready() {
     let folder = tempfile::tempdir().unwrap();
     let mut exporter = Exporter::start(folder.path(), &[]);
     assert_eq!(
@@ -1031,7 +1031,7 @@ fn spelling_that_is_refused_today_is_shown_as_it_was_stored() {
 }
 
 #[test]
-fn where_the_database_has_no_room_the_log_grows_and_nothing_is_refused() {
+fn log_grows_where_the_database_has_no_room_and_nothing_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let disk = Disk::new(folder.path());
     let exporter = disk.start();
@@ -1082,7 +1082,7 @@ fn where_the_database_has_no_room_the_log_grows_and_nothing_is_refused() {
 // A disk that fails
 
 #[test]
-fn after_a_failed_fsync_of_a_commit_nothing_is_promised() {
+fn nothing_is_promised_after_a_failed_fsync_of_a_commit() {
     let folder = tempfile::tempdir().unwrap();
     let disk = Disk::new(folder.path());
     let mut exporter = disk.start();
@@ -1118,7 +1118,7 @@ fn after_a_failed_fsync_of_a_commit_nothing_is_promised() {
 }
 
 #[test]
-fn after_a_failed_fsync_of_the_database_the_process_ends_and_what_was_promised_stays() {
+fn process_ends_after_a_failed_fsync_of_the_database_and_promises_are_kept() {
     let folder = tempfile::tempdir().unwrap();
     let disk = Disk::new(folder.path());
     let mut exporter = disk.start();

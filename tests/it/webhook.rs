@@ -249,7 +249,7 @@ fn secret_that_proved_a_webhook_is_shown_with_its_number() {
 }
 
 #[test]
-fn while_a_token_is_rotated_both_are_taken() {
+fn both_tokens_are_taken_while_one_replaces_the_other() {
     let (_folder, exporter) = start(&[("innopaas.token", "old"), ("innopaas.token", "new")], &[]);
     for (token, status) in [("old", 200), ("new", 200), ("oldnew", 401), ("other", 401)] {
         assert_eq!(
@@ -320,7 +320,7 @@ fn every_refusal_is_the_same_bytes() {
 }
 
 #[test]
-fn where_no_token_is_configured_there_is_nothing_below_a_provider() {
+fn path_below_a_provider_without_a_token_is_not_found() {
     let (_folder, open) = start(&[], &[]);
     for provider in names() {
         for below in [MARKER, "a/b", "%20"] {
@@ -652,7 +652,7 @@ fn an_accepted_delivery_is_answered_with_what_became_of_it() {
 }
 
 #[test]
-fn what_is_of_no_interest_is_accepted_and_ignored() {
+fn webhook_of_another_kind_is_accepted_and_ignored() {
     let (_folder, exporter) = start(&[], &[]);
     for body in [
         r#"{"object":"whatsapp_business_account","entry":[{"id":"1","changes":[{"field":"messages","value":{"messages":[{"from":"16315551181"}]}}]}]}"#,
@@ -759,7 +759,7 @@ fn one_bad_change_does_not_spoil_its_batch() {
 }
 
 #[test]
-fn what_no_provider_sends_is_a_bad_request() {
+fn body_that_no_provider_sends_is_a_bad_request() {
     let (_folder, exporter) = start(&[], &[]);
     let bodies: [&[u8]; 11] = [
         b"",
@@ -1079,7 +1079,7 @@ fn a_head_that_is_too_large_or_none_is_no_request() {
 }
 
 #[test]
-fn what_never_comes_is_not_waited_for() {
+fn body_that_never_comes_is_not_waited_for() {
     let (_folder, exporter) = start(&[], &[]);
     let unfinished = |bytes: &'static [u8]| {
         let mut stream = connect(exporter.webhook).unwrap();

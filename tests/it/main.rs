@@ -20,6 +20,7 @@ mod first_alert;
 mod law;
 mod memory;
 mod parsers;
+mod power;
 mod providers;
 mod proxy;
 mod readme;

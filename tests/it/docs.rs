@@ -1,6 +1,9 @@
 //! Documentation that is generated, or that must keep up with the program.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+};
 
 use whatsapp_quality_exporter::{
     cli,
@@ -239,5 +242,32 @@ fn readme_and_reference_of_the_providers_have_every_flag() {
             pages.contains(&format!("`--{flag}`")),
             "the documentation lacks --{flag}"
         );
+    }
+}
+
+#[test]
+fn tests_that_promises_name_exist() {
+    let modules = fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it")).unwrap();
+    let tests: BTreeSet<String> = modules
+        .map(|file| file.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "rs"))
+        .flat_map(|path| {
+            let module = path.file_stem().unwrap().to_str().unwrap().to_owned();
+            let text = fs::read_to_string(&path).unwrap();
+            let names = text.lines().filter_map(|line| {
+                let declared = line.trim_start().strip_prefix("fn ")?;
+                let (name, _) = declared.split_once('(')?;
+                Some(format!("{module}::{name}"))
+            });
+            names.collect::<Vec<_>>()
+        })
+        .collect();
+    for page in ["../docs/durability.md", "../SECURITY.md"] {
+        let page = fixture(page);
+        let named: Vec<_> = page.split('`').filter(|code| code.contains("::")).collect();
+        assert!(!named.is_empty());
+        for name in named {
+            assert!(tests.contains(name), "there is no test {name}");
+        }
     }
 }

@@ -326,7 +326,7 @@ impl Program {
             },
             name = tasks.ended() => Err(RunError::Defect(format!("the {name} listener ended"))),
             () = reloads => Err(RunError::Defect("reloads ended".into())),
-            () = systemd::keep_alive() => Err(RunError::Defect("the watchdog's timer ended".into())),
+            () = systemd::keep_alive() => Err(RunError::Defect("the watchdog ended".into())),
             () = shutdown => {
                 info!("stopping: finishing what is in flight");
                 systemd::stopping();

@@ -34,8 +34,8 @@ struct Query<K> {
     after: Option<K>,
 }
 
-/// The list of a kind as JSON, shard by shard and in the order of the keys within one. Each object is
-/// written before the next is made, so that a large page takes no more memory than its text.
+/// The list of a kind as JSON, shard by shard and in the order of the keys within one. Each object
+/// is written before the next is made, so that a large page takes no more memory than its text.
 pub(super) fn list<K: Entity>(table: &Table, query: &str) -> Result<Vec<u8>, BadQuery> {
     let query = Query::<K>::read(query)?;
     let mut matching = K::shards(table)

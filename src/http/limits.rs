@@ -92,7 +92,8 @@ impl Connections {
     }
 
     /// Gives a new connection a place, where needed that of the connection that has waited longest
-    /// without a whole request. `None` where the peer has its share, and all of it is being answered.
+    /// without a whole request. `None` where the peer has its share, and all of it is being
+    /// answered.
     pub(super) fn enter(
         self: &Arc<Self>,
         peer: IpAddr,
@@ -136,8 +137,8 @@ impl Connections {
         ))
     }
 
-    /// Closes the connections that are too old or have waited too long. An old one that waits is told
-    /// so with its next answer, because its peer may be about to send a request.
+    /// Closes the connections that are too old or have waited too long. An old one that waits is
+    /// told so with its next answer, because its peer may be about to send a request.
     pub(super) fn review(&self, now: Instant) {
         let mut open = self.lock();
         let max_idle = self.limits.max_idle;

@@ -19,8 +19,8 @@ const REVIEW: Duration = Duration::from_millis(2500);
 
 /// Answers requests.
 pub trait Handler: Send + Sync + 'static {
-    /// Whether the head and the body of an answer are written from where they are. Small answers are
-    /// sent sooner if they are copied into one buffer.
+    /// Whether the head and the body of an answer are written from where they are. Small answers
+    /// are sent sooner if they are copied into one buffer.
     const VECTORED_WRITES: bool;
 
     /// Answers one.
@@ -29,8 +29,8 @@ pub trait Handler: Send + Sync + 'static {
         B: Body<Data = Bytes> + Send;
 }
 
-/// Serves until `stop` turns true or its sender is gone, then answers the requests that are whole, at
-/// most 10 s.
+/// Serves until `stop` turns true or its sender is gone, then answers the requests that are whole,
+/// at most 10 s.
 pub async fn serve<H: Handler>(
     listener: TcpListener,
     handler: Arc<H>,

@@ -639,7 +639,7 @@ fn no_request_fails_while_secrets_are_read_again() {
                 })
             })
             .collect();
-        for round in 1..=200 {
+        for round in 1..=1000 {
             let secret = round.to_string();
             fs::write(&file, &secret).unwrap();
             let answer = request(exporter.web, "POST", "/-/reload", &[], b"").unwrap();

@@ -11,7 +11,7 @@ use clap::{
 use tracing::level_filters::LevelFilter;
 
 use crate::{
-    config::{Config, ListenAddress, SecretPlace, SecretSource, variable},
+    config::{Config, ListenAddress, Role, SecretPlace, SecretSource, variable},
     http::is_taken,
     providers,
     telemetry::LogFormat,
@@ -25,6 +25,8 @@ const ENABLE_LIFECYCLE: &str = "web.enable-lifecycle";
 const MAX_WEB_CONNECTIONS: &str = "web.max-connections";
 const MAX_WEBHOOK_CONNECTIONS: &str = "webhook.max-connections";
 const TRUSTED_PROXY: &str = "webhook.trusted-proxy";
+const WEB_CONFIG_FILE: &str = Role::Web.flag();
+const WEBHOOK_CONFIG_FILE: &str = Role::Webhook.flag();
 const STORAGE_PATH: &str = "storage.path";
 const MAX_PHONE_NUMBERS: &str = "limits.max-phone-numbers";
 const ALLOW_UNAUTHENTICATED: &str = "webhook.allow-unauthenticated";
@@ -51,6 +53,8 @@ pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Config, cla
         max_web_connections: one(&matches, MAX_WEB_CONNECTIONS),
         max_webhook_connections: one(&matches, MAX_WEBHOOK_CONNECTIONS),
         trusted_proxies: many(&matches, TRUSTED_PROXY).copied().collect(),
+        web_config_file: many(&matches, WEB_CONFIG_FILE).next().cloned(),
+        webhook_config_file: many(&matches, WEBHOOK_CONFIG_FILE).next().cloned(),
         storage_path: one(&matches, STORAGE_PATH),
         max_phone_numbers: one(&matches, MAX_PHONE_NUMBERS),
         secrets: secret_sources(&matches),
@@ -130,7 +134,7 @@ pub fn command() -> Command {
         .args(other_flags())
 }
 
-fn listener_flags() -> [Arg; 9] {
+fn listener_flags() -> [Arg; 11] {
     let names = providers::ALL.iter().map(|provider| provider.name.as_str());
     let names: Vec<_> = names.collect();
     let max_connections = |name| {
@@ -139,6 +143,7 @@ fn listener_flags() -> [Arg; 9] {
             .default_value("0")
             .value_parser(value_parser!(usize))
     };
+    let config_file = |name, help| flag(name, "FILE", help).value_parser(value_parser!(PathBuf));
     let address = |name, help, default: &'static str| {
         list(name, "ADDRESS", help)
             .default_value(default)
@@ -163,7 +168,11 @@ fn listener_flags() -> [Arg; 9] {
         max_connections(MAX_WEB_CONNECTIONS),
         switch(
             ENABLE_LIFECYCLE,
-            "let POST /-/reload read the secrets again, as SIGHUP does",
+            "let POST /-/reload read secrets and web configurations again, as SIGHUP does",
+        ),
+        config_file(
+            WEB_CONFIG_FILE,
+            "TLS and passwords of the private listeners, as in Prometheus' exporter-toolkit",
         ),
         address(
             WEBHOOK_LISTEN_ADDRESS,
@@ -171,6 +180,10 @@ fn listener_flags() -> [Arg; 9] {
             "127.0.0.1:10878",
         ),
         max_connections(MAX_WEBHOOK_CONNECTIONS),
+        config_file(
+            WEBHOOK_CONFIG_FILE,
+            "TLS of the public listeners, in the same format",
+        ),
         list(
             TRUSTED_PROXY,
             "ADDRESS",

@@ -1,15 +1,18 @@
-//! What the program was told: values that are checked, and where its secrets stand.
+//! What the program was told: values that are checked, and the files with more of them.
 
 mod address;
 mod secrets;
+mod tls;
+mod web;
 
-use std::{net::IpAddr, path::PathBuf};
+use std::{net::IpAddr, path::PathBuf, sync::Arc};
 
 use tracing::level_filters::LevelFilter;
 
 pub use address::ListenAddress;
 pub(crate) use secrets::variable;
 pub use secrets::{Secret, SecretError, SecretPlace, SecretSource, Secrets};
+pub use web::{Changes, RateLimit, Role, WebConfig, WebConfigError};
 
 use crate::{domain::ProviderName, providers, telemetry::LogFormat};
 
@@ -36,6 +39,10 @@ pub struct Config {
     pub storage_path: PathBuf,
     /// How many phone numbers there may be.
     pub max_phone_numbers: usize,
+    /// The web configuration file of the private listener.
+    pub web_config_file: Option<PathBuf>,
+    /// The web configuration file of the public listener.
+    pub webhook_config_file: Option<PathBuf>,
     /// Where secrets may stand.
     pub secrets: Vec<SecretSource>,
     /// The providers of which anybody may send webhooks, where they have no secret.
@@ -48,6 +55,17 @@ pub struct Config {
     pub log_phone_numbers: bool,
 }
 
+/// What stands in files and is read again by a reload.
+#[derive(Debug, Default)]
+pub struct Files {
+    /// The providers' secrets.
+    pub secrets: Secrets,
+    /// How the private listener is protected.
+    pub web: Arc<WebConfig>,
+    /// How the public listener is protected.
+    pub webhook: Arc<WebConfig>,
+}
+
 /// Why the program cannot start as it was told; the operator is at fault.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -55,6 +73,9 @@ pub enum ConfigError {
     /// A secret cannot be taken.
     #[error(transparent)]
     Secret(#[from] SecretError),
+    /// A web configuration cannot be taken.
+    #[error(transparent)]
+    Web(#[from] WebConfigError),
     /// No provider has a secret and none is named, so that every webhook would be refused.
     #[error(
         "no provider is on, so no webhook would be accepted; set the secret of each provider you \
@@ -68,14 +89,43 @@ pub enum ConfigError {
 }
 
 impl Config {
-    /// Reads the secrets.
+    /// Reads all files, of which none is taken where one cannot be. `before` is what is in force;
+    /// at the start, nothing.
     ///
     /// # Errors
     ///
-    /// Where a secret cannot be taken, and where none turns a provider on: a verify token alone
+    /// Where a file cannot be taken, and where no secret turns a provider on: a verify token alone
     /// does not, because it proves no webhook, and neither does a listener on loopback, because
     /// nothing in a request tells reliably that a proxy or a tunnel has made loopback public.
-    pub fn read_secrets(&self) -> Result<Secrets, ConfigError> {
+    pub fn read_files(&self, before: &Files) -> Result<Files, ConfigError> {
+        Ok(Files {
+            secrets: self.read_secrets()?,
+            web: self.read_web_config(Role::Web, &before.web)?,
+            webhook: self.read_web_config(Role::Webhook, &before.webhook)?,
+        })
+    }
+
+    /// Reads the web configuration of a listener; it says nothing where there is no file.
+    ///
+    /// # Errors
+    ///
+    /// Where the file cannot be taken.
+    pub fn read_web_config(
+        &self,
+        role: Role,
+        before: &WebConfig,
+    ) -> Result<Arc<WebConfig>, WebConfigError> {
+        let file = match role {
+            Role::Web => &self.web_config_file,
+            Role::Webhook => &self.webhook_config_file,
+        };
+        let config = file
+            .as_ref()
+            .map(|path| WebConfig::read(role, path, before));
+        Ok(Arc::new(config.transpose()?.unwrap_or_default()))
+    }
+
+    fn read_secrets(&self) -> Result<Secrets, ConfigError> {
         let secrets = Secrets::read(&self.secrets)?;
         let has_secret = |name| secrets.proving(name).next().is_some();
         let is_any_on = providers::ALL

@@ -6,7 +6,7 @@ use tokio::{runtime, signal::unix, sync::mpsc};
 use tracing::error;
 use whatsapp_quality_exporter::{
     Listeners, RunError, cli,
-    config::{Config, Secrets},
+    config::{Config, Files},
     run, telemetry,
 };
 
@@ -30,12 +30,12 @@ fn main() -> ExitCode {
             };
         }
     };
-    let secrets = match config.read_secrets() {
-        Ok(secrets) => secrets,
+    let files = match config.read_files(&Files::default()) {
+        Ok(files) => files,
         Err(error) => return refuse(&error),
     };
     telemetry::init_log(config.log_level, config.log_format);
-    match serve(config, secrets) {
+    match serve(config, files) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             error!(%error, "ending");
@@ -44,7 +44,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn serve(config: Config, secrets: Secrets) -> Result<(), RunError> {
+fn serve(config: Config, files: Files) -> Result<(), RunError> {
     let listeners = Listeners::bind(&config)?;
     let runtime = runtime::Builder::new_current_thread()
         // All connections that a batch answers have their turn before the sockets are polled again.
@@ -65,7 +65,7 @@ fn serve(config: Config, secrets: Secrets) -> Result<(), RunError> {
                 _ = interrupt.recv() => {}
             }
         };
-        run(config, secrets, listeners, shutdown, told).await
+        run(config, files, listeners, shutdown, told).await
     });
     // A database that is still being read when the program is to end need not be read to its end.
     runtime.shutdown_background();

@@ -15,12 +15,12 @@ use tracing::{error, info, warn};
 
 use self::{
     limits::RoleLimits,
-    reload::{ReloadSources, WebhookListener},
+    reload::{InForce, Protections, ReloadSources},
     tasks::Tasks,
 };
 use crate::{
-    config::{Config, ListenAddress, Secrets},
-    http::{Connections, Reload, Web, Webhooks},
+    config::{Config, Files, ListenAddress, Secrets},
+    http::{Connections, Protection, Reload, Web, Webhooks},
     ingest::{self, RunningWriter, WriterStatus},
     state::{Fold, Table},
     store::{Sqlite, Store, StoreError},
@@ -92,7 +92,7 @@ impl Listeners {
 }
 
 /// Runs until `shutdown` resolves and what is in flight is finished (at most 10 s), or until it
-/// cannot go on. Each message of `hangups` reads the secrets again.
+/// cannot go on. Each message of `hangups` reads the files again.
 ///
 /// Webhooks are read, verified, parsed and answered on the caller's thread, and folded and stored
 /// on another, so that no sender waits for the disk of those before. Scrapes have a thread of their
@@ -103,7 +103,7 @@ impl Listeners {
 /// [`RunError`]; what was answered 200 before is stored.
 pub async fn run(
     config: Config,
-    secrets: Secrets,
+    files: Files,
     listeners: Listeners,
     shutdown: impl Future<Output = ()>,
     hangups: mpsc::Receiver<()>,
@@ -127,9 +127,7 @@ pub async fn run(
     };
     let reload = ReloadSources { hangups, requests };
     let open = move || Sqlite::open(&path);
-    program
-        .run(secrets, listeners, shutdown, reload, open)
-        .await
+    program.run(files, listeners, shutdown, reload, open).await
 }
 
 /// What all parts of the program share.
@@ -148,14 +146,16 @@ struct Program {
 impl Program {
     async fn run<S: Store + 'static>(
         self,
-        secrets: Secrets,
+        files: Files,
         listeners: Listeners,
         shutdown: impl Future<Output = ()>,
         reload: ReloadSources,
         open: impl FnOnce() -> Result<S, StoreError> + Send + 'static,
     ) -> Result<(), RunError> {
-        let (mut tasks, web, webhooks) = self.start_listeners(&secrets, listeners)?;
-        let mut listener = WebhookListener { webhooks, secrets };
+        let protections = Protections::new(&files);
+        let (mut tasks, web, webhooks) =
+            self.start_listeners(&files.secrets, &protections, listeners)?;
+        let mut in_force = InForce::new(files, webhooks, protections);
         let mut shutdown = std::pin::pin!(shutdown);
         let loaded = tokio::select! {
             loaded = self.load(open) => loaded.map(Some),
@@ -163,7 +163,7 @@ impl Program {
         };
         let result = match loaded {
             Ok(Some(writer)) => {
-                let reloads = self.reload_always(reload, &mut listener);
+                let reloads = self.reload_always(reload, &mut in_force);
                 self.serve_until(shutdown, &mut tasks, writer, reloads)
                     .await
             }
@@ -181,15 +181,18 @@ impl Program {
     fn start_listeners(
         &self,
         secrets: &Secrets,
+        protections: &Protections,
         listeners: Listeners,
     ) -> Result<(Tasks, thread::JoinHandle<()>, Arc<Webhooks>), RunError> {
         let (tell, web_ended) = oneshot::channel();
-        let web = self.start_web(listeners.web, tell)?;
+        let web = self.start_web(listeners.web, Arc::clone(&protections.web), tell)?;
         let endpoints = self.endpoints(secrets);
         reload::log_access(&endpoints);
         let (writer_status, telemetry) =
             (Arc::clone(&self.writer_status), Arc::clone(&self.telemetry));
-        let webhooks = Arc::new(Webhooks::new(endpoints, writer_status, telemetry));
+        let protection = Arc::clone(&protections.webhook);
+        let webhooks = Webhooks::new(endpoints, writer_status, telemetry, protection);
+        let webhooks = Arc::new(webhooks);
         let mut tasks = Tasks::default();
         let connections = Connections::new(self.limits.webhook.clone());
         tasks.serve(
@@ -210,6 +213,7 @@ impl Program {
     fn start_web(
         &self,
         listeners: Vec<TcpListener>,
+        protection: Arc<Protection>,
         tell: oneshot::Sender<()>,
     ) -> io::Result<thread::JoinHandle<()>> {
         let web = Arc::new(Web::new(
@@ -218,6 +222,7 @@ impl Program {
             Arc::clone(&self.writer_status),
             Arc::clone(&self.telemetry),
             self.config.max_requests,
+            protection,
             self.reloads.clone(),
         ));
         let runtime = runtime::Builder::new_current_thread()

@@ -15,9 +15,9 @@ use tokio::{
     task::{LocalSet, spawn_local},
 };
 use whatsapp_quality_exporter::{
-    config::{Secret, Secrets},
+    config::{Role, Secret, Secrets},
     domain::Timestamp,
-    http::{Authenticator, Endpoint, Handler, Web, Webhooks},
+    http::{Authenticator, Endpoint, Handler, Protection, Web, Webhooks},
     ingest::{self, WriterStatus},
     providers::{self, Delivery, SecretKind},
     state::{Batch, Fold, Record, Table},
@@ -109,7 +109,9 @@ async fn webhooks(times: usize, batch: usize) {
         provider,
         authenticator,
     }];
-    let webhooks = Arc::new(Webhooks::new(endpoints, writer_status, telemetry));
+    let protection = Arc::new(Protection::new(Role::Webhook, Arc::default()));
+    let webhooks = Webhooks::new(endpoints, writer_status, telemetry, protection);
+    let webhooks = Arc::new(webhooks);
     for begin in (0..times).step_by(batch) {
         let senders: Vec<_> = (begin..begin + batch)
             .map(|index| {
@@ -166,6 +168,7 @@ async fn scrapes(times: usize) {
         writer_status,
         telemetry,
         40,
+        Arc::new(Protection::new(Role::Web, Arc::default())),
         None,
     ));
     for _ in 0..times {

@@ -11,7 +11,7 @@ use tokio::{
 };
 use tracing::warn;
 
-use super::{Answer, connection::Connection, limits::Connections};
+use super::{Answer, Protection, connection::Connection, limits::Connections};
 
 /// How often connections are reviewed, all at once: a timer for each connection costs more than
 /// parsing a request (docs/performance.md).
@@ -22,6 +22,9 @@ pub trait Handler: Send + Sync + 'static {
     /// Whether the head and the body of an answer are written from where they are. Small answers
     /// are sent sooner if they are copied into one buffer.
     const VECTORED_WRITES: bool;
+
+    /// How the listener is protected.
+    fn protection(&self) -> &Protection;
 
     /// Answers one.
     fn handle<B>(self: Arc<Self>, request: Request<B>) -> impl Future<Output = Answer> + Send

@@ -3,7 +3,7 @@
 use std::{fmt::Write, sync::Arc};
 
 use super::{
-    Answer, HTML, Handler, JSON, LOADING, PLAIN, PageBody, answer,
+    Answer, HTML, Handler, JSON, LOADING, PLAIN, PageBody, Protection, answer,
     api::{self, BadQuery},
     body::drain_body,
     error, lacks_host, method_not_allowed, not_found,
@@ -48,6 +48,9 @@ pub const ROUTES: &[Route] = &[
     },
 ];
 
+/// The paths that need no password, because the probes of an orchestrator have none.
+const PROBES: [&str; 2] = ["/-/healthy", "/-/ready"];
+
 /// A path and what is answered there, to GET and HEAD where it does not say otherwise.
 pub struct Route {
     /// The path.
@@ -78,6 +81,7 @@ pub struct Web {
     table: Arc<Table>,
     writer_status: Arc<WriterStatus>,
     scrapes: Scrapes,
+    protection: Arc<Protection>,
     /// Asks for a reload; `None` where that is not enabled.
     reloads: Option<mpsc::Sender<Reload>>,
 }
@@ -93,6 +97,7 @@ impl Web {
         writer_status: Arc<WriterStatus>,
         telemetry: Arc<Telemetry>,
         max_requests: usize,
+        protection: Arc<Protection>,
         reloads: Option<mpsc::Sender<Reload>>,
     ) -> Self {
         let scrapes = Scrapes::new(Arc::clone(&table), telemetry, max_requests);
@@ -101,6 +106,7 @@ impl Web {
             table,
             writer_status,
             scrapes,
+            protection,
             reloads,
         }
     }
@@ -117,7 +123,11 @@ impl Web {
         // If the program is stopping, both channels are closed.
         let _ = reloads.send(reload).await;
         match result.await {
-            Ok(Ok(())) => answer(StatusCode::OK, PLAIN, "secrets read again\n"),
+            Ok(Ok(())) => answer(
+                StatusCode::OK,
+                PLAIN,
+                "secrets and web configurations read again\n",
+            ),
             Ok(Err(reason)) => error(StatusCode::INTERNAL_SERVER_ERROR, &reason),
             Err(_) => error(StatusCode::SERVICE_UNAVAILABLE, "the program is stopping"),
         }
@@ -186,6 +196,10 @@ impl Web {
 impl Handler for Web {
     const VECTORED_WRITES: bool = true;
 
+    fn protection(&self) -> &Protection {
+        &self.protection
+    }
+
     async fn handle<B>(self: Arc<Self>, request: Request<B>) -> Answer
     where
         B: Body<Data = Bytes> + Send,
@@ -196,6 +210,11 @@ impl Handler for Web {
             return answer;
         }
         let path = head.uri.path();
+        if !PROBES.contains(&path)
+            && let Some(refusal) = self.protection.current().refusal(&head).await
+        {
+            return refusal;
+        }
         let query = head.uri.query().unwrap_or_default();
         let route = ROUTES.iter().find(|route| route.path == path);
         if route.is_none() && path != self.telemetry_path {

@@ -19,7 +19,7 @@ use hyper::{
 use tracing::{info, warn};
 
 use super::{
-    Answer, Authenticator, Handler, LOADING, NOT_FOUND, PLAIN, answer,
+    Answer, Authenticator, Handler, LOADING, NOT_FOUND, PLAIN, Protection, answer,
     authenticate::{AuthError, PendingSignature},
     body::{BodyError, BodyReader, drain_body},
     error, header, json, lacks_host, method_not_allowed, not_found, pairs,
@@ -38,6 +38,7 @@ pub struct Webhooks {
     endpoints: RwLock<Vec<Arc<Endpoint>>>,
     writer_status: Arc<WriterStatus>,
     telemetry: Arc<Telemetry>,
+    protection: Arc<Protection>,
     body_reader: BodyReader,
     /// Lines of the log about requests that are authentic.
     lines: LogLimiter,
@@ -74,11 +75,13 @@ impl Webhooks {
         endpoints: Vec<Endpoint>,
         writer_status: Arc<WriterStatus>,
         telemetry: Arc<Telemetry>,
+        protection: Arc<Protection>,
     ) -> Self {
         Self {
             endpoints: RwLock::new(endpoints.into_iter().map(Arc::new).collect()),
             writer_status,
             telemetry,
+            protection,
             body_reader: BodyReader::default(),
             lines: LogLimiter::for_authentic_senders(),
             stranger_lines: LogLimiter::for_strangers(),
@@ -309,6 +312,10 @@ impl Webhooks {
 impl Handler for Webhooks {
     const VECTORED_WRITES: bool = false;
 
+    fn protection(&self) -> &Protection {
+        &self.protection
+    }
+
     fn handle<B>(self: Arc<Self>, request: Request<B>) -> impl Future<Output = Answer> + Send
     where
         B: Body<Data = Bytes> + Send,
@@ -321,6 +328,12 @@ impl Handler for Webhooks {
                 let metrics = self.telemetry.provider(endpoint.provider.name)?;
                 Some((endpoint, metrics))
             });
+            if let Some(refusal) = self.protection.current().refusal(&head).await {
+                drain_body(body).await;
+                let metrics = known.map(|(_, metrics)| metrics);
+                self.telemetry.answered(metrics, refusal.status().as_u16());
+                return refusal;
+            }
             let Some((endpoint, metrics)) = known else {
                 drain_body(body).await;
                 let answer = lacks_host(&head).unwrap_or_else(not_found);

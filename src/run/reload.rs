@@ -1,16 +1,22 @@
-//! Secrets: which provider proves its webhooks with which, at start and after each reload.
+//! Files that are read again: secrets, web configurations and certificates.
 
-use std::{future, sync::Arc};
+use std::{future, sync::Arc, time::Duration};
 
-use tokio::sync::mpsc;
+use tokio::{
+    sync::mpsc,
+    time::{MissedTickBehavior, interval},
+};
 use tracing::{error, info, warn};
 
 use super::Program;
 use crate::{
-    config::{ConfigError, Secrets},
-    http::{Authenticator, Endpoint, Reload, Webhooks},
+    config::{Changes, ConfigError, Files, Role, Secrets, WebConfig},
+    http::{Authenticator, Endpoint, Protection, Reload, Webhooks},
     providers,
 };
+
+/// How often the web configurations and their certificates are looked at.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// What asks for a reload: a signal, or a request to the private listener.
 pub(super) struct ReloadSources {
@@ -18,10 +24,94 @@ pub(super) struct ReloadSources {
     pub(super) requests: mpsc::Receiver<Reload>,
 }
 
-/// The public listener and the secrets that it has.
-pub(super) struct WebhookListener {
-    pub(super) webhooks: Arc<Webhooks>,
-    pub(super) secrets: Secrets,
+/// What the files say that are in force, and the parts of the program that follow them.
+pub(super) struct InForce {
+    files: Files,
+    webhooks: Arc<Webhooks>,
+    web: Watched,
+    webhook: Watched,
+    /// The last reload of everything failed, and a web configuration that is right does not mend
+    /// that.
+    has_failed: bool,
+}
+
+/// The web configuration of a listener.
+struct Watched {
+    role: Role,
+    protection: Arc<Protection>,
+    /// How its files looked at the last look, where they have changed.
+    changes: Option<Changes>,
+    /// Why they could not be taken, when they were last read.
+    error: Option<String>,
+}
+
+/// How both listeners are protected.
+#[derive(Clone)]
+pub(super) struct Protections {
+    pub(super) web: Arc<Protection>,
+    pub(super) webhook: Arc<Protection>,
+}
+
+impl Protections {
+    pub(super) fn new(files: &Files) -> Self {
+        let protection = |role, config: &Arc<WebConfig>| {
+            log_warnings(role, config);
+            Arc::new(Protection::new(role, Arc::clone(config)))
+        };
+        Self {
+            web: protection(Role::Web, &files.web),
+            webhook: protection(Role::Webhook, &files.webhook),
+        }
+    }
+}
+
+impl InForce {
+    pub(super) fn new(files: Files, webhooks: Arc<Webhooks>, protections: Protections) -> Self {
+        let watched = |role, protection| Watched {
+            role,
+            protection,
+            changes: None,
+            error: None,
+        };
+        Self {
+            files,
+            webhooks,
+            web: watched(Role::Web, protections.web),
+            webhook: watched(Role::Webhook, protections.webhook),
+            has_failed: false,
+        }
+    }
+}
+
+impl Watched {
+    /// Takes a configuration; says whether it is another one.
+    fn take(&mut self, config: &Arc<WebConfig>, in_force: &mut Arc<WebConfig>) -> bool {
+        let is_other = !config.is_same(in_force);
+        if is_other {
+            log_warnings(self.role, config);
+            self.protection.replace(Arc::clone(config));
+        }
+        self.changes = None;
+        self.error = None;
+        *in_force = Arc::clone(config);
+        is_other
+    }
+
+    /// Whether the files have changed and look as they did at the look before, so that nobody is
+    /// writing them. Files that could not be taken are read at each look, because one that was
+    /// missing may be there now.
+    fn is_due(&mut self, in_force: &WebConfig) -> bool {
+        let changes = in_force.changes();
+        let is_settled = changes == self.changes;
+        self.changes = changes;
+        self.error.is_some() || is_settled && self.changes.is_some()
+    }
+}
+
+fn log_warnings(role: Role, config: &WebConfig) {
+    for warning in &config.warnings {
+        warn!(listener = role.as_str(), "{warning}");
+    }
 }
 
 impl Program {
@@ -44,40 +134,110 @@ impl Program {
         providers::ALL.iter().map(endpoint).collect()
     }
 
-    /// Reads the secrets again whenever that is asked for; it never resolves.
-    pub(super) async fn reload_always(
-        &self,
-        mut sources: ReloadSources,
-        listener: &mut WebhookListener,
-    ) {
+    /// Reads the files again whenever that is asked for, and the web configurations also when they
+    /// have changed; it never resolves.
+    pub(super) async fn reload_always(&self, mut sources: ReloadSources, in_force: &mut InForce) {
+        let mut looks = interval(LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                Some(()) = sources.hangups.recv() => drop(self.reload(listener)),
+                Some(()) = sources.hangups.recv() => drop(self.reload(in_force)),
                 Some(reply) = sources.requests.recv() => {
                     // The client may have hung up.
-                    let _ = reply.send(self.reload(listener).map_err(|error| error.to_string()));
+                    let _ = reply.send(self.reload(in_force).map_err(|error| error.to_string()));
                 }
+                _ = looks.tick() => self.look(in_force),
                 else => future::pending().await,
             }
         }
     }
 
-    /// Takes the secrets as they are now, from the next request on, or none of them.
-    fn reload(&self, listener: &mut WebhookListener) -> Result<(), ConfigError> {
-        let secrets = self.config.read_secrets().inspect_err(|error| {
-            self.telemetry.reload.note(false);
-            error!(%error, "reload failed: the secrets before it stay in use");
-        })?;
-        let changed = secrets.changed(&listener.secrets);
+    /// Takes the files as they are now, from the next request on, or none of them.
+    fn reload(&self, in_force: &mut InForce) -> Result<(), ConfigError> {
+        let files = self
+            .config
+            .read_files(&in_force.files)
+            .inspect_err(|error| {
+                in_force.has_failed = true;
+                self.telemetry.reload.note(false);
+                error!(%error, "reload failed: everything before it stays in use");
+            })?;
+        let changed = files.secrets.changed(&in_force.files.secrets);
         if !changed.is_empty() {
             self.telemetry.forget_secrets();
-            listener.webhooks.replace(self.endpoints(&secrets));
+            in_force.webhooks.replace(self.endpoints(&files.secrets));
         }
-        let names: Vec<_> = changed.iter().map(|provider| provider.as_str()).collect();
-        info!(changed = names.join(","), "secrets read again");
-        listener.secrets = secrets;
+        let mut names: Vec<_> = changed.iter().map(|provider| provider.as_str()).collect();
+        in_force.files.secrets = files.secrets;
+        let InForce {
+            files: before,
+            web,
+            webhook,
+            ..
+        } = in_force;
+        let web = (web.take(&files.web, &mut before.web), web.role);
+        let webhook = (
+            webhook.take(&files.webhook, &mut before.webhook),
+            webhook.role,
+        );
+        names.extend(
+            [web, webhook]
+                .iter()
+                .filter(|(is_other, _)| *is_other)
+                .map(|(_, role)| role.flag()),
+        );
+        info!(
+            changed = names.join(","),
+            "secrets and web configurations read again"
+        );
+        in_force.has_failed = false;
         self.telemetry.reload.note(true);
         Ok(())
+    }
+
+    /// Takes each web configuration of which a file has changed.
+    fn look(&self, in_force: &mut InForce) {
+        let InForce {
+            files,
+            web,
+            webhook,
+            has_failed,
+            ..
+        } = in_force;
+        let mut was_read = false;
+        for (watched, config) in [
+            (&mut *web, &mut files.web),
+            (&mut *webhook, &mut files.webhook),
+        ] {
+            if watched.is_due(config) {
+                was_read = true;
+                self.read_again(watched, config);
+            }
+        }
+        if was_read {
+            let is_right = !*has_failed && web.error.is_none() && webhook.error.is_none();
+            self.telemetry.reload.note(is_right);
+        }
+    }
+
+    fn read_again(&self, watched: &mut Watched, in_force: &mut Arc<WebConfig>) {
+        match self.config.read_web_config(watched.role, in_force) {
+            Ok(config) => {
+                if watched.take(&config, in_force) {
+                    info!(
+                        changed = watched.role.flag(),
+                        "web configuration read again"
+                    );
+                }
+            }
+            Err(error) => {
+                let reason = error.to_string();
+                if watched.error.as_ref() != Some(&reason) {
+                    error!(%error, "web configuration not taken: the one before stays in use");
+                }
+                watched.error = Some(reason);
+            }
+        }
     }
 }
 

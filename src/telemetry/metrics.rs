@@ -342,11 +342,11 @@ impl ReloadMetrics {
         let metrics = Self {
             successful: make.int_gauge(
                 "whatsapp_exporter_config_last_reload_successful",
-                "Whether the last reading of the secrets succeeded, at start or by a reload.",
+                "Whether secrets and web configurations were last read with success.",
             )?,
             success_time: make.gauge(
                 "whatsapp_exporter_config_last_reload_success_timestamp_seconds",
-                "When the secrets were last read with success.",
+                "When secrets and web configurations were last read with success.",
             )?,
         };
         metrics.note(true);

@@ -11,7 +11,10 @@ use tokio::{
     sync::watch,
     time::{Instant, sleep},
 };
-use whatsapp_quality_exporter::http::{Answer, Connections, Handler, Limits, PageBody, serve};
+use whatsapp_quality_exporter::{
+    config::Role,
+    http::{Answer, Connections, Handler, Limits, PageBody, Protection, serve},
+};
 
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n";
 /// More than the sockets' buffers hold.
@@ -211,10 +214,14 @@ async fn no_connection_keeps_its_place_for_ever() {
 }
 
 /// Answers at once, after a minute, or much.
-struct Answers;
+struct Answers(Protection);
 
 impl Handler for Answers {
     const VECTORED_WRITES: bool = true;
+
+    fn protection(&self) -> &Protection {
+        &self.0
+    }
 
     async fn handle<B: Body<Data = Bytes> + Send>(self: Arc<Self>, request: Request<B>) -> Answer {
         match request.uri().path() {
@@ -251,7 +258,7 @@ async fn start_with(max_connections: usize) -> SocketAddr {
         let (_stop, stopped) = watch::channel(false);
         serve(
             listener,
-            Arc::new(Answers),
+            Arc::new(Answers(Protection::new(Role::Web, Arc::default()))),
             Connections::new(limits),
             stopped,
         )

@@ -28,4 +28,6 @@ mod scrape;
 mod storage;
 mod support;
 mod systemd;
+mod tls;
+mod toolkit;
 mod webhook;

@@ -29,6 +29,8 @@ pub struct Exporter {
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
     storage: PathBuf,
+    /// How the private listener is asked, where it has TLS.
+    tls: Option<Arc<rustls::ClientConfig>>,
 }
 
 /// An answer to a request.
@@ -74,6 +76,19 @@ impl Exporter {
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
             .collect();
         Self::spawn(command(), storage, arguments, environment).ready()
+    }
+
+    /// As [`Exporter::start`], where the private listener speaks TLS.
+    pub fn start_with_tls(
+        storage: &Path,
+        arguments: &[&str],
+        tls: Arc<rustls::ClientConfig>,
+    ) -> Self {
+        let arguments = arguments.iter().map(|argument| (*argument).to_owned());
+        let arguments = [allow_all()].into_iter().chain(arguments).collect();
+        let mut exporter = Self::spawn(command(), storage, arguments, vec![]);
+        exporter.tls = Some(tls);
+        exporter.ready()
     }
 
     /// As [`Exporter::start`], by a command that runs the binary.
@@ -162,6 +177,7 @@ impl Exporter {
             arguments,
             environment,
             storage: storage.into(),
+            tls: None,
         }
     }
 
@@ -184,13 +200,14 @@ impl Exporter {
 
     /// Starts the same process once more; this one must have ended.
     pub fn start_again(&self) -> Self {
-        Self::spawn(
+        let mut exporter = Self::spawn(
             command(),
             &self.storage,
             self.arguments.clone(),
             self.environment.clone(),
-        )
-        .ready()
+        );
+        exporter.tls = self.tls.clone();
+        exporter.ready()
     }
 
     /// Sends a signal without waiting.
@@ -228,11 +245,19 @@ impl Exporter {
 
     /// Asks the private listener.
     pub fn get(&self, path: &str) -> Answer {
-        request(self.web, "GET", path, &[], b"").unwrap_or(Answer {
+        self.get_with(path, &[]).unwrap_or(Answer {
             status: 0,
             headers: BTreeMap::new(),
             body: vec![],
         })
+    }
+
+    /// Asks the private listener with further headers.
+    pub fn get_with(&self, path: &str, headers: &[(&str, &str)]) -> io::Result<Answer> {
+        match &self.tls {
+            None => request(self.web, "GET", path, headers, b""),
+            Some(tls) => https(self.web, tls, "GET", path, headers, b""),
+        }
     }
 
     /// Sends a webhook as JSON without authentication.
@@ -410,6 +435,35 @@ pub fn request(
     headers: &[(&str, &str)],
     body: &[u8],
 ) -> io::Result<Answer> {
+    exchange(address, &written(address, method, target, headers, body))
+}
+
+/// As [`request`], over TLS.
+pub fn https(
+    address: SocketAddr,
+    tls: &Arc<rustls::ClientConfig>,
+    method: &str,
+    target: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> io::Result<Answer> {
+    let connection =
+        rustls::ClientConnection::new(Arc::clone(tls), "localhost".try_into().unwrap())
+            .map_err(io::Error::other)?;
+    let mut stream = rustls::StreamOwned::new(connection, connect(address)?);
+    stream.write_all(&written(address, method, target, headers, body))?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    parse_answer(&answer)
+}
+
+fn written(
+    address: SocketAddr,
+    method: &str,
+    target: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> Vec<u8> {
     let mut head =
         format!("{method} {target} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n");
     for (name, value) in headers {
@@ -419,7 +473,7 @@ pub fn request(
         head.push_str(&format!("Content-Length: {}\r\n", body.len()));
     }
     head.push_str("\r\n");
-    exchange(address, &[head.as_bytes(), body].concat())
+    [head.as_bytes(), body].concat()
 }
 
 /// Sends bytes on a connection of their own and reads the answer, to the end of the connection.

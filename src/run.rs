@@ -27,6 +27,12 @@ use crate::{
     telemetry::Telemetry,
 };
 
+/// Connections that may wait to be accepted. Where this queue is full, the system drops the first
+/// packet of a new connection, and its peer repeats it only after a second. Linux may allow fewer
+/// (`net.core.somaxconn`).
+#[cfg(unix)]
+const BACKLOG: i32 = 4096;
+
 /// Sockets that are bound already, so that the caller decides where.
 #[derive(Debug)]
 pub struct Listeners {
@@ -69,7 +75,7 @@ impl Listeners {
     /// [`RunError::Listen`] for the first that cannot be bound.
     pub fn bind(config: &Config) -> Result<Self, RunError> {
         let bind = |address: &ListenAddress| {
-            let listener = TcpListener::bind(address.addresses());
+            let listener = TcpListener::bind(address.addresses()).and_then(with_backlog);
             let address = || address.to_string();
             listener.map_err(|source| RunError::Listen {
                 address: address(),
@@ -343,6 +349,13 @@ impl Program {
             }
         }
     }
+}
+
+/// The standard library lets 128 connections wait; a second call of `listen` changes that.
+fn with_backlog(listener: TcpListener) -> io::Result<TcpListener> {
+    #[cfg(unix)]
+    rustix::net::listen(&listener, BACKLOG)?;
+    Ok(listener)
 }
 
 /// Lets the other threads go first where processors are scarce: a scrape may take a moment longer,

@@ -1,6 +1,7 @@
 //! Strangers who hold connections: a provider's webhook is still answered at once.
 
 use std::{
+    fs,
     io::{Read, Write},
     net::TcpStream,
     process::Command,
@@ -97,6 +98,25 @@ fn honest_webhook_is_answered_while_strangers_hold_connections() {
             );
         }
     }
+}
+
+#[test]
+fn connections_wait_in_the_system_while_the_process_is_busy() {
+    let folder = tempfile::tempdir().unwrap();
+    let exporter = Exporter::start(folder.path(), &[]);
+    let allowed = fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap();
+    let waiting = allowed.trim().parse::<usize>().unwrap().min(400);
+    exporter.signal("STOP");
+    // A stopped process accepts nothing: where the queue is full, a connection is not established.
+    for listener in [exporter.webhook, exporter.web] {
+        let mut held = Vec::new();
+        for number in 0..waiting {
+            let stream = TcpStream::connect_timeout(&listener, Duration::from_secs(10));
+            held.push(stream.unwrap_or_else(|error| panic!("connection {number}: {error}")));
+        }
+    }
+    exporter.signal("CONT");
+    assert_eq!(exporter.post("/webhooks/meta", &event(0)).status, 200);
 }
 
 #[test]

@@ -82,21 +82,49 @@ fn a_wrong_signature_changes_nothing() {
         format!("{right}00"),
         "sha256=".into(),
         format!("sha256={}", "zz".repeat(32)),
+        format!("sha256= {digits}"),
+        format!("SHA256={digits}"),
+        format!("{right}, {right}"),
         format!("sha1={digits}"),
+        format!("sha512={digits}{digits}"),
         digits.into(),
         format!("{MARKER}={digits}"),
         String::new(),
     ];
-    for signature in &wrong {
-        assert_error(&post_signed(&exporter, &body, signature), 401);
+    let mut refusals: Vec<_> = wrong
+        .iter()
+        .map(|signature| post_signed(&exporter, &body, signature))
+        .collect();
+    // Two signatures, whichever of them is right.
+    for two in [[&right, &wrong[0]], [&wrong[0], &right], [&right, &right]] {
+        let headers = two.map(|signature| (SIGNATURE, signature.as_str()));
+        let answer = request(
+            exporter.webhook,
+            "POST",
+            "/webhooks/meta",
+            &headers,
+            body.as_bytes(),
+        );
+        refusals.push(answer.unwrap());
     }
-    assert_error(&exporter.post("/webhooks/meta", &body), 401);
+    let refused_as_wrong = refusals.len() as f64;
+    refusals.push(exporter.post("/webhooks/meta", &body));
+    for refusal in &mut refusals {
+        assert_error(refusal, 401);
+        refusal.headers.remove("date").unwrap();
+    }
+    for refusal in &refusals {
+        assert_eq!(
+            (&refusal.headers, &refusal.body),
+            (&refusals[0].headers, &refusals[0].body)
+        );
+    }
 
     let failures = "whatsapp_exporter_webhook_auth_failures_total";
     let counted = |reason| exporter.value(failures, &[("provider", "meta"), ("reason", reason)]);
     assert_eq!(
         (counted("wrong"), counted("missing")),
-        (Some(wrong.len() as f64), Some(1.0))
+        (Some(refused_as_wrong), Some(1.0))
     );
     assert_eq!(
         exporter.value("whatsapp_exporter_phone_numbers", &[]),
@@ -109,10 +137,39 @@ fn a_wrong_signature_changes_nothing() {
         ),
         None
     );
+    // The digits are those of a number, in either case.
+    let capitals = format!("sha256={}", digits.to_uppercase());
     assert_applied(
-        &post_signed(&exporter, &body, &right),
+        &post_signed(&exporter, &body, &capitals),
         "the right signature of the same body",
     );
+}
+
+#[test]
+fn replayed_webhook_changes_nothing() {
+    let (_folder, exporter) = start(&[("meta.app-secret", "secret")], &[]);
+    let recorded = meta(NUMBER, 1);
+    let signature = sign("secret", recorded.as_bytes());
+    assert_applied(&post_signed(&exporter, &recorded, &signature), "the first");
+    let newer = meta(NUMBER, 2).replace("FLAGGED", "UNFLAGGED");
+    let of_newer = sign("secret", newer.as_bytes());
+    assert_applied(&post_signed(&exporter, &newer, &of_newer), "a newer one");
+    let shown = || -> Vec<_> {
+        let samples = exporter.samples().into_iter();
+        samples
+            .filter(|sample| sample.name.starts_with("whatsapp_phone_number_"))
+            .collect()
+    };
+    let before = shown();
+    assert_eq!(
+        value(&before, "whatsapp_phone_number_flagged", &[]),
+        Some(0.0)
+    );
+    for _ in 0..3 {
+        let answer = post_signed(&exporter, &recorded, &signature);
+        assert_tally(&answer, &[("duplicate", 1)]);
+        assert_eq!(shown(), before);
+    }
 }
 
 // Tokens
@@ -1054,15 +1111,15 @@ fn a_head_that_is_too_large_or_none_is_no_request() {
         431,
         "one long header"
     );
-    let many = format!(
-        "POST /webhooks/meta HTTP/1.1\r\n{}\r\n",
-        "X-Many: 1\r\n".repeat(1000)
-    );
-    assert_eq!(
-        exchange(exporter.webhook, many.as_bytes()).unwrap().status,
-        431,
-        "a thousand headers"
-    );
+    for (headers, status) in [(90, 200), (101, 431), (1000, 431)] {
+        let many = format!(
+            "POST /webhooks/meta HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\
+             Content-Length: 2\r\n{}\r\n{{}}",
+            "X-Many: 1\r\n".repeat(headers)
+        );
+        let answer = exchange(exporter.webhook, many.as_bytes()).unwrap();
+        assert_eq!(answer.status, status, "{headers} headers");
+    }
     for malformed in [
         "mArKeR\r\n\r\n",
         "GET /<mArKeR> HTTP/1.1\r\n\r\n",

@@ -25,6 +25,7 @@ mod providers;
 mod proxy;
 mod readme;
 mod scrape;
+mod smuggling;
 mod storage;
 mod support;
 mod systemd;

@@ -138,19 +138,7 @@ fn few_file_descriptors_leave_room_for_both_listeners_and_the_storage() {
 fn api_answers_a_part_of_a_large_list_and_takes_part_in_the_limit_of_requests() {
     let folder = tempfile::tempdir().unwrap();
     let exporter = Exporter::start(folder.path(), &["--web.max-requests=1"]);
-    for batch in 0..11 {
-        let changes: Vec<_> = (0..1000)
-            .map(|number| {
-                serde_json::json!({"field": "phone_number_quality_update", "value": {
-                    "display_phone_number": format!("15{batch:02}{number:07}"), "event": "FLAGGED"}})
-            })
-            .collect();
-        let body = serde_json::json!({"entry": [{"id": "1", "time": 1, "changes": changes}]});
-        assert_eq!(
-            exporter.post("/webhooks/meta", &body.to_string()).json()["applied"],
-            1000
-        );
-    }
+    fill(&exporter, 11);
     let page = exporter.get("/api/v1/phone_numbers?limit=100000").json();
     assert_eq!(page["phone_numbers"].as_array().unwrap().len(), 10_000);
     let next = page["next"].as_str().unwrap();
@@ -167,6 +155,49 @@ fn api_answers_a_part_of_a_large_list_and_takes_part_in_the_limit_of_requests() 
     slow.read_exact(&mut [0; 16]).unwrap();
     let list = exporter.get("/api/v1/phone_numbers?limit=1");
     assert_eq!(list.status, 503, "{}", list.text());
+}
+
+#[test]
+fn slow_readers_of_a_large_page_keep_neither_scrapes_nor_webhooks_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let exporter = Exporter::start(folder.path(), &["--web.max-requests=20"]);
+    fill(&exporter, 10);
+    let readers: Vec<_> = (0..19)
+        .map(|_| {
+            let mut reader = connect(exporter.web).unwrap();
+            reader
+                .write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+                .unwrap();
+            // The page has begun, and is larger than the buffers of both sides.
+            reader.read_exact(&mut [0; 16]).unwrap();
+            reader
+        })
+        .collect();
+    for time in 0..3 {
+        assert_eq!(
+            exporter.post("/webhooks/meta", &event(time)).json()["applied"],
+            1
+        );
+        assert_eq!(exporter.get("/metrics").status, 200);
+    }
+    drop(readers);
+}
+
+/// Makes so many thousand numbers known.
+fn fill(exporter: &Exporter, thousands: usize) {
+    for batch in 0..thousands {
+        let changes: Vec<_> = (0..1000)
+            .map(|number| {
+                serde_json::json!({"field": "phone_number_quality_update", "value": {
+                    "display_phone_number": format!("15{batch:02}{number:07}"), "event": "FLAGGED"}})
+            })
+            .collect();
+        let body = serde_json::json!({"entry": [{"id": "1", "time": 1, "changes": changes}]});
+        assert_eq!(
+            exporter.post("/webhooks/meta", &body.to_string()).json()["applied"],
+            1000
+        );
+    }
 }
 
 fn event(time: usize) -> String {

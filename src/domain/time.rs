@@ -3,12 +3,12 @@
 use std::{fmt, time::SystemTime};
 
 use jiff::{civil::DateTime, tz::TimeZone};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de};
 
 /// A point in time, in nanoseconds of the Unix epoch; between 1970 and 2262.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Timestamp(i64);
+pub struct Timestamp(#[serde(deserialize_with = "since_1970")] i64);
 
 const NANOS: i64 = 1_000_000_000;
 
@@ -94,6 +94,15 @@ impl From<SystemTime> for Timestamp {
     }
 }
 
+/// A damaged document may hold a time before 1970, which no page can show.
+fn since_1970<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
+    let nanos = i64::deserialize(deserializer)?;
+    if nanos < 0 {
+        return Err(de::Error::custom("a time before 1970"));
+    }
+    Ok(nanos)
+}
+
 /// Seconds with at most three decimals, as a sample value of the text format.
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -168,6 +177,18 @@ mod tests {
             ("9999-01-01T00:00:00Z", "none"),
         ] {
             assert_eq!(shown(Timestamp::parse_iso(text)), want, "{text}");
+        }
+    }
+
+    #[test]
+    fn stored_time_before_1970_is_refused() {
+        let read = |text: &str| serde_json::from_str::<Timestamp>(text).ok();
+        for text in ["0", "1748454394000000000", "9223372036854775807"] {
+            let time = read(text).unwrap();
+            assert_eq!(serde_json::to_string(&time).unwrap(), text);
+        }
+        for text in ["-1", "-1748454394000000000", "9223372036854775808"] {
+            assert_eq!(read(text), None, "{text}");
         }
     }
 

@@ -19,6 +19,7 @@ use crate::{
 
 const WEB_LISTEN_ADDRESS: &str = "web.listen-address";
 const WEBHOOK_LISTEN_ADDRESS: &str = "webhook.listen-address";
+const SYSTEMD_SOCKET: &str = "web.systemd-socket";
 const TELEMETRY_PATH: &str = "web.telemetry-path";
 const MAX_REQUESTS: &str = "web.max-requests";
 const ENABLE_LIFECYCLE: &str = "web.enable-lifecycle";
@@ -47,6 +48,7 @@ pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Config, cla
     Ok(Config {
         web_addresses: many(&matches, WEB_LISTEN_ADDRESS).cloned().collect(),
         webhook_addresses: many(&matches, WEBHOOK_LISTEN_ADDRESS).cloned().collect(),
+        systemd_socket: matches.get_flag(SYSTEMD_SOCKET),
         telemetry_path: one(&matches, TELEMETRY_PATH),
         max_requests: one(&matches, MAX_REQUESTS),
         enable_lifecycle: matches.get_flag(ENABLE_LIFECYCLE),
@@ -134,7 +136,7 @@ pub fn command() -> Command {
         .args(other_flags())
 }
 
-fn listener_flags() -> [Arg; 11] {
+fn listener_flags() -> [Arg; 12] {
     let names = providers::ALL.iter().map(|provider| provider.name.as_str());
     let names: Vec<_> = names.collect();
     let max_connections = |name| {
@@ -154,6 +156,10 @@ fn listener_flags() -> [Arg; 11] {
             WEB_LISTEN_ADDRESS,
             "private: where /metrics, health and the API are served (repeatable)",
             "127.0.0.1:10877",
+        ),
+        switch(
+            SYSTEMD_SOCKET,
+            "use the sockets that systemd passes with the names web and webhook, and no address",
         ),
         flag(TELEMETRY_PATH, "PATH", "path of the metrics")
             .default_value("/metrics")

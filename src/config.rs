@@ -23,6 +23,8 @@ pub struct Config {
     pub web_addresses: Vec<ListenAddress>,
     /// Where webhooks are received.
     pub webhook_addresses: Vec<ListenAddress>,
+    /// Whether systemd passes the sockets, so that no address is bound.
+    pub systemd_socket: bool,
     /// The path of `/metrics`.
     pub telemetry_path: String,
     /// Scrapes at a time; 0 for no limit.

@@ -23,4 +23,4 @@ pub mod telemetry;
 
 mod run;
 
-pub use run::{Listeners, RunError, run};
+pub use run::{Listeners, RunError, SocketError, run};

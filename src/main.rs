@@ -39,13 +39,16 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             error!(%error, "ending");
-            ExitCode::FAILURE
+            match error {
+                RunError::Sockets(_) => ExitCode::from(USAGE),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
 }
 
 fn serve(config: Config, files: Files) -> Result<(), RunError> {
-    let listeners = Listeners::bind(&config)?;
+    let listeners = Listeners::open(&config)?;
     let runtime = runtime::Builder::new_current_thread()
         // All connections that a batch answers have their turn before the sockets are polled again.
         .event_interval(256)

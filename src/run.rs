@@ -13,6 +13,7 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
+pub use self::systemd::SocketError;
 use self::{
     limits::RoleLimits,
     reload::{InForce, Protections, ReloadSources},
@@ -42,7 +43,7 @@ pub struct Listeners {
     pub webhook: Vec<TcpListener>,
 }
 
-/// Why the program ended; the exit status is 1.
+/// Why the program ended; the exit status is 1, and 2 for [`RunError::Sockets`].
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RunError {
@@ -56,6 +57,9 @@ pub enum RunError {
         /// What the system said.
         source: io::Error,
     },
+    /// The sockets of systemd cannot be used; the operator is at fault.
+    #[error(transparent)]
+    Sockets(#[from] SocketError),
     /// The system gave no thread or no event loop.
     #[error("cannot start: {0}")]
     Start(#[from] io::Error),
@@ -68,12 +72,16 @@ pub enum RunError {
 }
 
 impl Listeners {
-    /// Binds the configured addresses.
+    /// Binds the configured addresses, or takes the sockets that systemd has bound. Call it before
+    /// any thread is started, because the variables that describe these sockets are taken away.
     ///
     /// # Errors
     ///
-    /// [`RunError::Listen`] for the first that cannot be bound.
-    pub fn bind(config: &Config) -> Result<Self, RunError> {
+    /// [`RunError::Listen`] for the first that cannot be bound; [`RunError::Sockets`].
+    pub fn open(config: &Config) -> Result<Self, RunError> {
+        if config.systemd_socket {
+            return Ok(systemd::listeners()?);
+        }
         let bind = |address: &ListenAddress| {
             let listener = TcpListener::bind(address.addresses()).and_then(with_backlog);
             let address = || address.to_string();
@@ -94,6 +102,16 @@ impl Listeners {
                 .map(bind)
                 .collect::<Result<_, _>>()?,
         })
+    }
+
+    /// Says where the system takes connections.
+    fn log(&self) -> io::Result<()> {
+        for (role, listeners) in [("web", &self.web), ("webhook", &self.webhook)] {
+            for listener in listeners {
+                info!(listener = role, address = %listener.local_addr()?, "listening");
+            }
+        }
+        Ok(())
     }
 }
 
@@ -158,10 +176,11 @@ impl Program {
         reload: ReloadSources,
         open: impl FnOnce() -> Result<S, StoreError> + Send + 'static,
     ) -> Result<(), RunError> {
+        listeners.log()?;
         let protections = Protections::new(&files);
         let (mut tasks, web, webhooks) =
-            self.start_listeners(&files.secrets, &protections, listeners)?;
-        let mut in_force = InForce::new(files, webhooks, protections);
+            self.start_listeners(&files.secrets, &protections, listeners.web)?;
+        let mut in_force = InForce::new(files, Arc::clone(&webhooks), protections);
         let mut shutdown = std::pin::pin!(shutdown);
         let loaded = tokio::select! {
             loaded = self.load(open) => loaded.map(Some),
@@ -169,6 +188,7 @@ impl Program {
         };
         let result = match loaded {
             Ok(Some(writer)) => {
+                self.accept_webhooks(listeners.webhook, &webhooks, &mut tasks)?;
                 let reloads = self.reload_always(reload, &mut in_force);
                 self.serve_until(shutdown, &mut tasks, writer, reloads)
                     .await
@@ -183,15 +203,16 @@ impl Program {
         result
     }
 
-    /// Starts both listeners; until the stored state is loaded they answer 503.
+    /// Starts the private listener, which answers 503 until the stored state is loaded, and makes
+    /// what answers webhooks.
     fn start_listeners(
         &self,
         secrets: &Secrets,
         protections: &Protections,
-        listeners: Listeners,
+        web: Vec<TcpListener>,
     ) -> Result<(Tasks, thread::JoinHandle<()>, Arc<Webhooks>), RunError> {
         let (tell, web_ended) = oneshot::channel();
-        let web = self.start_web(listeners.web, Arc::clone(&protections.web), tell)?;
+        let web = self.start_web(web, Arc::clone(&protections.web), tell)?;
         let endpoints = self.endpoints(secrets);
         reload::log_access(&endpoints);
         let (writer_status, telemetry) =
@@ -200,19 +221,23 @@ impl Program {
         let webhooks = Webhooks::new(endpoints, writer_status, telemetry, protection);
         let webhooks = Arc::new(webhooks);
         let mut tasks = Tasks::default();
-        let connections = Connections::new(self.limits.webhook.clone());
-        tasks.serve(
-            "webhook",
-            listeners.webhook,
-            &webhooks,
-            &connections,
-            &self.stop,
-        )?;
         tasks.spawn("web", async {
             // It resolves when the thread ends, whether it says so or panics.
             let _ = web_ended.await;
         });
         Ok((tasks, web, webhooks))
+    }
+
+    /// Accepts webhooks, now that the stored state is loaded. Until then the system queues their
+    /// connections, so that a start costs a sender a moment and no 503.
+    fn accept_webhooks(
+        &self,
+        listeners: Vec<TcpListener>,
+        webhooks: &Arc<Webhooks>,
+        tasks: &mut Tasks,
+    ) -> io::Result<()> {
+        let connections = Connections::new(self.limits.webhook.clone());
+        tasks.serve("webhook", listeners, webhooks, &connections, &self.stop)
     }
 
     /// Starts the private listener on a thread of its own, which drops `tell` when it ends.

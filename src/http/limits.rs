@@ -16,7 +16,8 @@ use super::connection::{Activity, Close};
 
 /// A connection must have sent its first whole request after this.
 const FIRST_REQUEST: Duration = Duration::from_secs(10);
-/// For what hyper has taken of an answer and the peer has not read yet.
+/// For bytes on their way: of an answer, what hyper has taken and the peer has not read yet; of a
+/// request to a program that is to end, what has not arrived yet.
 const LAST_BYTES: Duration = Duration::from_secs(1);
 /// A connection of this age is closed with its next response; at twice this age it is closed after
 /// the response in progress. So no connection keeps its place for ever.
@@ -163,31 +164,28 @@ impl Connections {
         over.into_iter().for_each(|(id, how)| open.close(id, how));
     }
 
-    /// Closes all: those that are being answered with their answer, the others at once.
-    pub(super) fn close_all(&self) {
-        let mut open = self.lock();
-        let ids: Vec<_> = open
-            .connections
-            .iter()
-            .map(|(id, entry)| (*id, entry.activity.is_busy()))
-            .collect();
-        for (id, is_busy) in ids {
-            open.close(
-                id,
-                if is_busy {
-                    Close::AfterResponse
-                } else {
-                    Close::Now
-                },
-            );
+    /// Ends all: those that are being answered with their answer, the others when they have waited
+    /// for [`LAST_BYTES`], because a request may be on its way to a connection that has just been
+    /// accepted or answered.
+    pub(super) async fn end_all(&self) {
+        while self.close_waiting(Instant::now()) {
+            let _ = tokio::time::timeout(Duration::from_millis(50), self.ended.notified()).await;
         }
     }
 
-    /// Waits until there is none.
-    pub(super) async fn all_ended(&self) {
-        while !self.lock().connections.is_empty() {
-            let _ = tokio::time::timeout(Duration::from_millis(50), self.ended.notified()).await;
-        }
+    /// Tells each connection how to end, and says whether there is any.
+    fn close_waiting(&self, now: Instant) -> bool {
+        let mut open = self.lock();
+        let due = |(id, entry): (&u64, &Entry)| {
+            entry.activity.set_old(true);
+            if entry.activity.is_busy() {
+                return Some((*id, Close::AfterResponse));
+            }
+            (entry.activity.waited(now) >= LAST_BYTES).then_some((*id, Close::Now))
+        };
+        let due: Vec<_> = open.connections.iter().filter_map(due).collect();
+        due.into_iter().for_each(|(id, how)| open.close(id, how));
+        !open.connections.is_empty()
     }
 
     /// A thread that panicked has left an entry too many or too few, and no half one.

@@ -64,14 +64,14 @@ pub async fn serve<H: Handler>(
                     tokio::spawn(connection.serve(Arc::clone(&handler)));
                 }
             }
-            _ = stop.wait_for(|stop| *stop) => break,
+            // A sender whose connection was accepted has an answer.
+            _ = stop.wait_for(|stop| *stop), if waiting.is_none() => break,
             now = reviews.tick() => connections.review(now),
         }
         if is_refused {
             sleep(Duration::from_millis(100)).await;
         }
     }
-    drop((listener, waiting));
-    connections.close_all();
-    connections.all_ended().await;
+    drop(listener);
+    connections.end_all().await;
 }

@@ -7,7 +7,7 @@ use tokio::{
     task::{Id, JoinSet},
     time::timeout,
 };
-use tracing::{info, warn};
+use tracing::warn;
 
 use crate::http::{self, Connections, Handler};
 
@@ -43,7 +43,6 @@ impl Tasks {
         for listener in listeners {
             listener.set_nonblocking(true)?;
             let listener = tokio::net::TcpListener::from_std(listener)?;
-            info!(listener = name, address = %listener.local_addr()?, "listening");
             self.spawn(
                 name,
                 http::serve(

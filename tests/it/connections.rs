@@ -127,6 +127,44 @@ async fn a_request_in_work_is_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn connection_that_was_accepted_before_a_stop_is_answered() {
+    // Where there are two places the new connection has one, otherwise it waits for one.
+    for places in [2, 1] {
+        let (address, stop) = start_until_stop(places).await;
+        let mut slow = connected(address).await;
+        slow.write_all(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
+            .await
+            .unwrap();
+        sleep(Duration::from_millis(100)).await;
+        let mut new = connected(address).await;
+        sleep(Duration::from_millis(100)).await;
+        stop.send_replace(true);
+        sleep(Duration::from_millis(100)).await;
+        assert!(exchange(&mut new).await.is_some(), "{places}");
+        assert_eq!(rest(&mut new).await, 0, "{places}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn connection_that_has_waited_is_closed_by_a_stop() {
+    let (address, stop) = start_until_stop(10).await;
+    let mut idle = connected(address).await;
+    exchange(&mut idle).await.unwrap();
+    let mut half = connected(address).await;
+    half.write_all(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{")
+        .await
+        .unwrap();
+    sleep(Duration::from_secs(2)).await;
+    let began = Instant::now();
+    stop.send_replace(true);
+    for stream in [&mut idle, &mut half] {
+        // What was not read is lost, with or without an error.
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+    }
+    assert!(began.elapsed() < Duration::from_secs(1));
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_answer_that_is_read_slowly_arrives_whole() {
     for path in ["/large", "/large-in-one-piece"] {
         let mut stream = connected(start().await).await;
@@ -246,6 +284,13 @@ async fn start() -> SocketAddr {
 }
 
 async fn start_with(max_connections: usize) -> SocketAddr {
+    let (address, stop) = start_until_stop(max_connections).await;
+    // It goes on as long as the test.
+    std::mem::forget(stop);
+    address
+}
+
+async fn start_until_stop(max_connections: usize) -> (SocketAddr, watch::Sender<bool>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let max_idle = Duration::from_secs(90);
@@ -254,17 +299,11 @@ async fn start_with(max_connections: usize) -> SocketAddr {
         max_idle,
         trusted_proxies: vec![],
     };
-    tokio::spawn(async move {
-        let (_stop, stopped) = watch::channel(false);
-        serve(
-            listener,
-            Arc::new(Answers(Protection::new(Role::Web, Arc::default()))),
-            Connections::new(limits),
-            stopped,
-        )
-        .await;
-    });
-    address
+    let (stop, stopped) = watch::channel(false);
+    let connections = Connections::new(limits);
+    let answers = Answers(Protection::new(Role::Web, Arc::default()));
+    tokio::spawn(serve(listener, Arc::new(answers), connections, stopped));
+    (address, stop)
 }
 
 async fn connected(address: SocketAddr) -> TcpStream {

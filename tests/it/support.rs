@@ -403,11 +403,13 @@ pub fn command() -> Command {
 
 /// Runs a command that should end by itself; where it does not, it has no exit status.
 pub fn finish(mut command: Command) -> Output {
-    let mut child = command
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    command.stdout(Stdio::piped());
+    finish_with_stdout(command)
+}
+
+/// As [`finish`], where the command has a standard output of its own.
+pub fn finish_with_stdout(mut command: Command) -> Output {
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
     let began = Instant::now();
     while child.try_wait().unwrap().is_none() {
         if began.elapsed() > PATIENCE {

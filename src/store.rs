@@ -102,13 +102,24 @@ impl StoreError {
         }
     }
 
-    fn folder(path: &Path, source: std::io::Error) -> Self {
+    /// `user` is the process's, because the service often has another one than the operator.
+    fn folder(path: &Path, user: &str, source: std::io::Error) -> Self {
         let path = path.display();
         let sentence = format!(
-            "cannot use the storage folder {path}: {source}; give a folder that this user may \
-             write (--storage.path)"
+            "cannot use the storage folder {path}: {source}; give a folder that the user of this \
+             process ({user}) may write (--storage.path)"
         );
         Self::new(StoreErrorKind::Unavailable, sentence).because(source)
+    }
+
+    /// As [`StoreError::folder`], where the folder can be used and a file in it cannot.
+    fn file(path: &Path, user: &str, what: &str) -> Self {
+        let path = path.display();
+        let sentence = format!(
+            "cannot write the database {path}: {what}; let the user of this process ({user}) \
+             write this file, those beside it, and their folder"
+        );
+        Self::new(StoreErrorKind::Unavailable, sentence)
     }
 
     fn full(path: &Path, free: u64, source: impl Error + Send + Sync + 'static) -> Self {

@@ -18,6 +18,7 @@ mod docs;
 mod exposition;
 mod first_alert;
 mod law;
+mod machine;
 mod memory;
 mod parsers;
 mod power;

@@ -5,7 +5,6 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
-    process::Command,
     thread,
 };
 
@@ -15,7 +14,7 @@ use whatsapp_quality_exporter::{
     store::{Sqlite, Store},
 };
 
-use crate::support::Exporter;
+use crate::support::{Exporter, preloaded};
 
 /// The folder of the storage.
 const FOLDER: &str = "data";
@@ -94,14 +93,38 @@ fn loss_of_power_at_each_operation_loses_nothing_that_was_answered() {
     }
 }
 
+#[test]
+fn log_is_synced_once_or_more_for_each_commit_before_it_is_answered() {
+    let folder = tempfile::tempdir().unwrap();
+    let (journal, answered) = deliver(folder.path());
+    let operations = read(&fs::read(&journal).unwrap());
+    let mut syncs = 0;
+    let mut begin = 0;
+    for (index, end) in answered.iter().enumerate() {
+        let until_answered: Vec<_> = operations
+            .iter()
+            .filter(|operation| operation.end > begin && operation.end <= *end)
+            .filter(|operation| operation.path.to_string_lossy().ends_with("-wal"))
+            .collect();
+        let is_write = |operation: &&Operation| matches!(operation.kind, Kind::Write { .. });
+        let last_write = until_answered.iter().rposition(is_write);
+        let (_, after) = until_answered.split_at(last_write.expect("a write of the commit") + 1);
+        let is_sync = |operation: &&&Operation| matches!(operation.kind, Kind::Sync);
+        let of_this = after.iter().filter(is_sync).count();
+        assert!(of_this > 0, "delivery {index} was answered and not synced");
+        syncs += of_this;
+        begin = *end;
+    }
+    println!(
+        "{} deliveries one after the other, each a commit: {syncs} syncs after the last write of each",
+        answered.len()
+    );
+}
+
 /// Sends deliveries, with a clean stop and a kill; gives the journal, and its length when each
 /// delivery was answered.
 fn deliver(folder: &Path) -> (PathBuf, Vec<u64>) {
-    let library = folder.join("power.so");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/power.c");
-    let mut compiler = Command::new("cc");
-    compiler.args(["-shared", "-fPIC", "-o"]).arg(&library);
-    assert!(compiler.arg(source).arg("-ldl").status().unwrap().success());
+    let library = preloaded("power", folder);
     let storage = folder.canonicalize().unwrap().join(FOLDER);
     fs::create_dir(&storage).unwrap();
     let journal = folder.join("journal");

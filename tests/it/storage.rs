@@ -19,7 +19,8 @@ use whatsapp_quality_exporter::{
 use crate::{
     memory::{Memory, NEW_YEAR, at, changes, provider},
     support::{
-        Answer, Exporter, Sample, allow_all, command, finish, fixture, request, value, wait_for,
+        Answer, Exporter, Sample, allow_all, command, finish, fixture, preloaded, request, value,
+        wait_for,
     },
 };
 
@@ -1165,14 +1166,7 @@ struct Disk {
 impl Disk {
     fn new(storage: &Path) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/disk.c");
-        let mut compiler = Command::new("cc");
-        compiler
-            .args(["-shared", "-fPIC", "-o"])
-            .arg(folder.path().join("disk.so"))
-            .arg(source)
-            .arg("-ldl");
-        assert!(compiler.status().unwrap().success(), "cc failed");
+        preloaded("disk", folder.path());
         Self {
             storage: storage.canonicalize().unwrap(),
             folder,

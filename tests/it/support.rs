@@ -134,11 +134,12 @@ impl Exporter {
         {
             program.arg("--log.format=json");
         }
+        for flag in ["--web.listen-address=", "--webhook.listen-address="] {
+            if !arguments.iter().any(|argument| argument.starts_with(flag)) {
+                program.arg(format!("{flag}127.0.0.1:0"));
+            }
+        }
         let mut child = program
-            .args([
-                "--web.listen-address=127.0.0.1:0",
-                "--webhook.listen-address=127.0.0.1:0",
-            ])
             .arg(format!("--storage.path={}", storage.display()))
             .args(&arguments)
             .envs(environment.iter().map(|(name, value)| (name, value)))
@@ -208,6 +209,11 @@ impl Exporter {
         );
         exporter.tls = self.tls.clone();
         exporter.ready()
+    }
+
+    /// The number of the process that was started.
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Sends a signal without waiting.
@@ -418,6 +424,19 @@ pub fn finish_with_stdout(mut command: Command) -> Output {
         thread::sleep(Duration::from_millis(5));
     }
     child.wait_with_output().unwrap()
+}
+
+/// Compiles a library of `tests/it`, `NAME.c`, which is to be preloaded, into a folder.
+pub fn preloaded(name: &str, folder: &Path) -> PathBuf {
+    let library = folder.join(format!("{name}.so"));
+    let status = Command::new("cc")
+        .args(["-shared", "-fPIC", "-o"])
+        .arg(&library)
+        .arg(fixture_path(&format!("it/{name}.c")))
+        .arg("-ldl")
+        .status();
+    assert!(status.unwrap().success(), "cc failed: make setup");
+    library
 }
 
 /// The value of `X-Hub-Signature-256`, as Meta makes it.

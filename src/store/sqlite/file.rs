@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use rusqlite::{Connection, ErrorCode, OpenFlags, config::DbConfig, ffi};
+use rusqlite::{Connection, ErrorCode, MAIN_DB, OpenFlags, config::DbConfig, ffi};
 
 use super::super::{StoreError, StoreErrorKind};
 
@@ -139,6 +139,11 @@ fn open_existing(database: &Path) -> Result<Connection, StoreError> {
         OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
     )
     .map_err(failed)?;
+    // SQLite opens for reading what it may not write, and would refuse each change.
+    if connection.is_readonly(MAIN_DB).map_err(failed)? {
+        let what = "its permissions allow only reading";
+        return Err(StoreError::file(database, &user(), what));
+    }
     // Closing would write the log of a killed process back; an empty one is only removed.
     connection
         .set_db_config(
@@ -202,6 +207,13 @@ pub(super) fn failed(database: &Path, operation: &str, source: rusqlite::Error) 
     };
     match free_bytes(folder) {
         Some(free) if kind == StoreErrorKind::Full => StoreError::full(folder, free, source),
+        _ if matches!(
+            codes,
+            Some((ErrorCode::CannotOpen | ErrorCode::ReadOnly, _))
+        ) =>
+        {
+            StoreError::file(database, &user(), &source.to_string()).because(source)
+        }
         _ => {
             let path = database.display();
             let sentence = format!("the database {path} failed to {operation}: {source}");
@@ -215,8 +227,16 @@ fn unusable(folder: &Path, source: io::Error) -> StoreError {
         Some(free) if source.kind() == io::ErrorKind::StorageFull => {
             StoreError::full(folder, free, source)
         }
-        _ => StoreError::folder(folder, source),
+        _ => StoreError::folder(folder, &user(), source),
     }
+}
+
+/// The user whose rights count for files.
+fn user() -> String {
+    #[cfg(unix)]
+    return format!("uid {}", rustix::process::geteuid().as_raw());
+    #[cfg(not(unix))]
+    "the one that started it".to_owned()
 }
 
 /// What this user may still write to the disk of a folder; `None` where the system does not say.

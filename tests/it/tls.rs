@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{Read, Write},
-    net::TcpStream,
+    net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -281,7 +281,7 @@ fn certificate_is_replaced_on_disk_and_a_wrong_one_is_kept_out() {
     };
     assert_eq!(status(), Some(200));
     // This connection goes on over all that follows.
-    let mut kept = handshake(&exporter, &client);
+    let mut kept = handshake(exporter.webhook, &client);
     let successful = || exporter.value("whatsapp_exporter_config_last_reload_successful", &[]);
 
     // The key of another certificate.
@@ -317,11 +317,11 @@ fn certificate_is_replaced_on_disk_and_a_wrong_one_is_kept_out() {
 
 type Encrypted = rustls::StreamOwned<rustls::ClientConnection, TcpStream>;
 
-/// A connection to the webhook listener, by a handshake that is done.
-fn handshake(exporter: &Exporter, tls: &Arc<ClientConfig>) -> Encrypted {
+/// A connection whose handshake is done.
+fn handshake(address: SocketAddr, tls: &Arc<ClientConfig>) -> Encrypted {
     let name = "localhost".try_into().unwrap();
     let connection = rustls::ClientConnection::new(Arc::clone(tls), name).unwrap();
-    let mut stream = rustls::StreamOwned::new(connection, connect(exporter.webhook).unwrap());
+    let mut stream = rustls::StreamOwned::new(connection, connect(address).unwrap());
     while stream.conn.is_handshaking() {
         stream.conn.complete_io(&mut stream.sock).unwrap();
     }
@@ -608,17 +608,12 @@ fn http2_is_offered_only_where_it_is_on() {
         };
         let mut client = (*certificates.client()).clone();
         client.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        let name = "localhost".try_into().unwrap();
-        let connection = rustls::ClientConnection::new(Arc::new(client), name).unwrap();
         let address = if is_web {
             exporter.web
         } else {
             exporter.webhook
         };
-        let mut stream = rustls::StreamOwned::new(connection, connect(address).unwrap());
-        while stream.conn.is_handshaking() {
-            stream.conn.complete_io(&mut stream.sock).unwrap();
-        }
+        let stream = handshake(address, &Arc::new(client));
         stream.conn.alpn_protocol().map(<[u8]>::to_vec)
     };
     let off = "http_server_config:\n  http2: false\n";

@@ -15,7 +15,7 @@ use crate::{
 type Cases = &'static [(&'static str, Result<(), &'static str>)];
 
 const PAIR: &str = "tls_server_config:\n  cert_file: server.pem\n  key_file: server.key\n";
-const HASH: &str = "$2y$10$2UXri9cIDdgeKjBo4Rlpx.U3ZLDV8X1IxKmsfOvhcM5oXQt/mLmXq";
+const HASH: &str = "$2y$10$WX2mgRnn4/KHh9IrOVP01exJw2OTpzNKFFToVuX5xyV3fNUXpOLIy";
 
 /// What stands below `tls_server_config`, beside the pair of the server.
 const CLIENTS_AND_CIPHERS: Cases = &[

@@ -2,10 +2,10 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use aws_lc_rs::{hmac, rand::SystemRandom};
+use aws_lc_rs::hmac;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use secrecy::{ExposeSecret, SecretString};
 use subtle::ConstantTimeEq;
@@ -14,13 +14,12 @@ use tokio::sync::Mutex as AsyncMutex;
 /// Users, and the passwords that were found right.
 pub(super) struct Passwords {
     users: BTreeMap<String, SecretString>,
-    /// A hash that no password has, as costly as the users' own, so that the time of an answer does
-    /// not tell whether a user exists.
+    /// A hash that no password has, as costly as the costliest of the users, so that the time of an
+    /// answer does not tell whether a user exists.
     of_nobody: SecretString,
-    /// Of each user the last password that was right, as its HMAC: a scraper sends its password with
-    /// each scrape, and bcrypt takes 70 ms at cost 10.
+    /// Of each user the last password that was right, as its HMAC by the user's hash: a scraper
+    /// sends its password with each scrape, and bcrypt takes 70 ms at cost 10.
     known: Mutex<HashMap<String, hmac::Tag>>,
-    key: hmac::Key,
     /// Taken while bcrypt runs: one at a time, so that wrong passwords take one processor at most.
     turn: AsyncMutex<()>,
 }
@@ -33,18 +32,20 @@ struct Credentials {
 
 impl Passwords {
     /// The passwords of these users, or nothing where there are none.
-    pub(super) fn new(users: &BTreeMap<String, SecretString>) -> Option<Arc<Self>> {
-        let cost = users.values().filter_map(cost).max()?;
-        let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new()).ok()?;
+    pub(super) fn new(users: &BTreeMap<String, SecretString>) -> Option<Self> {
+        if users.is_empty() {
+            return None;
+        }
+        let cost = users.values().filter_map(cost).max();
+        let cost = cost.unwrap_or(bcrypt::DEFAULT_COST);
         // 22 characters of salt and 31 of the hash itself.
         let of_nobody = format!("$2b${cost:02}${}", ".".repeat(53));
-        Some(Arc::new(Self {
+        Some(Self {
             users: users.clone(),
             of_nobody: of_nobody.into(),
             known: Mutex::default(),
-            key,
             turn: AsyncMutex::new(()),
-        }))
+        })
     }
 
     /// Whether the value of an `Authorization` header has the password of a user.
@@ -53,12 +54,13 @@ impl Passwords {
             return false;
         };
         let Credentials { user, password } = credentials;
-        let tag = hmac::sign(&self.key, password.expose_secret().as_bytes());
+        let own = self.users.get(&user);
+        let hash = own.unwrap_or(&self.of_nobody).clone();
+        let key = hmac::Key::new(hmac::HMAC_SHA256, hash.expose_secret().as_bytes());
+        let tag = hmac::sign(&key, password.expose_secret().as_bytes());
         if self.is_known(&user, &tag) {
             return true;
         }
-        let own = self.users.get(&user);
-        let hash = own.unwrap_or(&self.of_nobody).clone();
         let _turn = self.turn.lock().await;
         let verify = move || bcrypt::verify(password.expose_secret(), hash.expose_secret());
         let verified = tokio::task::spawn_blocking(verify).await;
@@ -75,7 +77,7 @@ impl Passwords {
         known.is_some_and(|known| known.as_ref().ct_eq(tag.as_ref()).into())
     }
 
-    fn lock_known(&self) -> std::sync::MutexGuard<'_, HashMap<String, hmac::Tag>> {
+    fn lock_known(&self) -> MutexGuard<'_, HashMap<String, hmac::Tag>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -103,9 +105,13 @@ fn cost(hash: &SecretString) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+
     use super::*;
 
-    fn passwords() -> Arc<Passwords> {
+    fn passwords() -> Passwords {
         let hash = |password| SecretString::from(bcrypt::hash(password, 4).unwrap());
         let users = [("alice", "a:b"), ("bob", "")];
         let users = users.map(|(user, password)| (user.to_owned(), hash(password)));
@@ -142,6 +148,24 @@ mod tests {
             b"\xff\xff\xff\xff\xff\xff\xff",
         ] {
             assert!(!passwords.verify(wrong).await);
+        }
+    }
+
+    #[tokio::test]
+    async fn bcrypt_runs_for_one_at_a_time_and_for_a_password_that_was_right_not_again() {
+        let passwords = passwords();
+        assert!(passwords.verify(&basic("alice:a:b")).await);
+        let _turn = passwords.turn.lock().await;
+        for (text, at_once) in [
+            ("alice:a:b", Ok(true)),
+            ("alice:wrong", Err(())),
+            ("bob:", Err(())),
+            ("carol:a:b", Err(())),
+        ] {
+            // Each is asked once whether it is done.
+            let authorization = basic(text);
+            let verified = timeout(Duration::ZERO, passwords.verify(&authorization)).await;
+            assert_eq!(verified.map_err(drop), at_once, "{text}");
         }
     }
 

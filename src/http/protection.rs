@@ -31,7 +31,7 @@ pub struct Protection {
 /// What is in force.
 pub(super) struct Current {
     config: Arc<WebConfig>,
-    passwords: Option<Arc<Passwords>>,
+    passwords: Option<Passwords>,
     bucket: Option<Bucket>,
 }
 

@@ -58,7 +58,7 @@ pub struct Config {
 }
 
 /// What stands in files and is read again by a reload.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Files {
     /// The providers' secrets.
     pub secrets: Secrets,
@@ -91,27 +91,28 @@ pub enum ConfigError {
 }
 
 impl Config {
-    /// Reads all files, of which none is taken where one cannot be. `before` is what is in force;
-    /// at the start, nothing.
+    /// Reads all files, of which none is taken where one cannot be. The arguments are the web
+    /// configurations of both listeners that are in force; at the start they say nothing.
     ///
     /// # Errors
     ///
     /// Where a file cannot be taken, and where no secret turns a provider on: a verify token alone
     /// does not, because it proves no webhook, and neither does a listener on loopback, because
     /// nothing in a request tells reliably that a proxy or a tunnel has made loopback public.
-    pub fn read_files(&self, before: &Files) -> Result<Files, ConfigError> {
+    pub fn read_files(&self, web: &WebConfig, webhook: &WebConfig) -> Result<Files, ConfigError> {
         Ok(Files {
             secrets: self.read_secrets()?,
-            web: self.read_web_config(Role::Web, &before.web)?,
-            webhook: self.read_web_config(Role::Webhook, &before.webhook)?,
+            web: self.read_web_config(Role::Web, web)?,
+            webhook: self.read_web_config(Role::Webhook, webhook)?,
         })
     }
 
-    /// Reads the web configuration of a listener; it says nothing where there is no file.
+    /// Reads the web configuration of a listener; it says nothing where there is no file. `before`
+    /// is the one that is in force.
     ///
     /// # Errors
     ///
-    /// Where the file cannot be taken.
+    /// Those of [`WebConfig::read`].
     pub fn read_web_config(
         &self,
         role: Role,

@@ -10,7 +10,7 @@ mod writer;
 use std::{
     io,
     sync::{
-        Arc, OnceLock,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -34,10 +34,10 @@ const QUEUE: usize = 2048;
 #[derive(Clone, Debug)]
 pub struct WriterQueue(mpsc::Sender<Job>);
 
-/// The writer's queue, once the stored state is loaded, and whether the storage takes commits.
+/// Whether the stored state is loaded, and whether the storage takes commits.
 #[derive(Debug, Default)]
 pub struct WriterStatus {
-    queue: OnceLock<WriterQueue>,
+    is_loaded: AtomicBool,
     storage_is_up: AtomicBool,
 }
 
@@ -88,7 +88,7 @@ struct Job {
 
 type ReplySender = oneshot::Sender<Result<OutcomeCounts, IngestError>>;
 
-/// Starts the writer on a thread of its own, and opens its queue in `writer_status`.
+/// Starts the writer on a thread of its own, over the state that is loaded.
 ///
 /// # Errors
 ///
@@ -99,7 +99,7 @@ pub fn start<S: Store + 'static>(
     writer_status: &Arc<WriterStatus>,
     telemetry: Arc<Telemetry>,
     log_phone_numbers: bool,
-) -> io::Result<RunningWriter> {
+) -> io::Result<(RunningWriter, WriterQueue)> {
     let (sender, queue) = mpsc::channel(QUEUE);
     let (replies, mut ready) = mpsc::unbounded_channel();
     let writer = Writer::new(
@@ -121,9 +121,8 @@ pub fn start<S: Store + 'static>(
             }
         }
     });
-    // Nothing else sets it.
-    let _ = writer_status.queue.set(WriterQueue(sender));
-    Ok(running)
+    writer_status.is_loaded.store(true, Ordering::Relaxed);
+    Ok((running, WriterQueue(sender)))
 }
 
 impl WriterQueue {
@@ -156,14 +155,9 @@ impl WriterQueue {
 }
 
 impl WriterStatus {
-    /// The queue, once the stored state is loaded.
-    pub fn queue(&self) -> Option<&WriterQueue> {
-        self.queue.get()
-    }
-
     /// Whether the stored state is loaded.
     pub fn is_loaded(&self) -> bool {
-        self.queue.get().is_some()
+        self.is_loaded.load(Ordering::Relaxed)
     }
 
     /// Whether the storage took the last commit, or its probe since.

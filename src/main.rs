@@ -6,7 +6,7 @@ use tokio::{runtime, signal::unix, sync::mpsc};
 use tracing::error;
 use whatsapp_quality_exporter::{
     Listeners, RunError, cli,
-    config::{Config, Files},
+    config::{Config, Files, WebConfig},
     run, telemetry,
 };
 
@@ -30,7 +30,7 @@ fn main() -> ExitCode {
             };
         }
     };
-    let files = match config.read_files(&Files::default()) {
+    let files = match config.read_files(&WebConfig::default(), &WebConfig::default()) {
         Ok(files) => files,
         Err(error) => return refuse(&error),
     };

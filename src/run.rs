@@ -16,13 +16,13 @@ use tracing::{error, info, warn};
 pub use self::systemd::SocketError;
 use self::{
     limits::RoleLimits,
-    reload::{InForce, Protections, ReloadSources},
+    reload::{InForce, ReloadSources, Watched},
     tasks::Tasks,
 };
 use crate::{
-    config::{Config, Files, ListenAddress, Secrets},
+    config::{Config, Files, ListenAddress, Role},
     http::{Connections, Protection, Reload, Web, Webhooks},
-    ingest::{self, RunningWriter, WriterStatus},
+    ingest::{self, RunningWriter, WriterQueue, WriterStatus},
     state::{Fold, Table},
     store::{Sqlite, Store, StoreError},
     telemetry::Telemetry,
@@ -177,21 +177,40 @@ impl Program {
         open: impl FnOnce() -> Result<S, StoreError> + Send + 'static,
     ) -> Result<(), RunError> {
         listeners.log()?;
-        let protections = Protections::new(&files);
-        let (mut tasks, web, webhooks) =
-            self.start_listeners(&files.secrets, &protections, listeners.web)?;
-        let mut in_force = InForce::new(files, Arc::clone(&webhooks), protections);
+        let Files {
+            secrets,
+            web,
+            webhook,
+        } = files;
+        let watched = [
+            Watched::new(Role::Web, web),
+            Watched::new(Role::Webhook, webhook),
+        ];
+        let [for_web, for_webhooks] = watched.each_ref().map(Watched::protection);
+        let endpoints = self.endpoints(&secrets);
+        reload::log_access(&endpoints);
+        let mut tasks = Tasks::default();
+        let web = self.start_web(listeners.web, for_web, &mut tasks)?;
         let mut shutdown = std::pin::pin!(shutdown);
         let loaded = tokio::select! {
             loaded = self.load(open) => loaded.map(Some),
             () = shutdown.as_mut() => Ok(None),
         };
         let result = match loaded {
-            Ok(Some(writer)) => {
-                self.accept_webhooks(listeners.webhook, &webhooks, &mut tasks)?;
+            Ok(Some((writer, queue))) => {
+                let telemetry = Arc::clone(&self.telemetry);
+                let webhooks = Webhooks::new(endpoints, queue, telemetry, for_webhooks);
+                let webhooks = Arc::new(webhooks);
+                let accepting = self.accept_webhooks(listeners.webhook, &webhooks, &mut tasks);
+                let mut in_force = InForce::new(secrets, webhooks, watched);
                 let reloads = self.reload_always(reload, &mut in_force);
-                self.serve_until(shutdown, &mut tasks, writer, reloads)
-                    .await
+                match accepting {
+                    Ok(()) => {
+                        self.serve_until(shutdown, &mut tasks, writer, reloads)
+                            .await
+                    }
+                    Err(error) => Err(error.into()),
+                }
             }
             Ok(None) => Ok(()),
             Err(error) => Err(error),
@@ -201,31 +220,6 @@ impl Program {
         // A panic of the thread has been reported where it happened.
         let _ = web.join();
         result
-    }
-
-    /// Starts the private listener, which answers 503 until the stored state is loaded, and makes
-    /// what answers webhooks.
-    fn start_listeners(
-        &self,
-        secrets: &Secrets,
-        protections: &Protections,
-        web: Vec<TcpListener>,
-    ) -> Result<(Tasks, thread::JoinHandle<()>, Arc<Webhooks>), RunError> {
-        let (tell, web_ended) = oneshot::channel();
-        let web = self.start_web(web, Arc::clone(&protections.web), tell)?;
-        let endpoints = self.endpoints(secrets);
-        reload::log_access(&endpoints);
-        let (writer_status, telemetry) =
-            (Arc::clone(&self.writer_status), Arc::clone(&self.telemetry));
-        let protection = Arc::clone(&protections.webhook);
-        let webhooks = Webhooks::new(endpoints, writer_status, telemetry, protection);
-        let webhooks = Arc::new(webhooks);
-        let mut tasks = Tasks::default();
-        tasks.spawn("web", async {
-            // It resolves when the thread ends, whether it says so or panics.
-            let _ = web_ended.await;
-        });
-        Ok((tasks, web, webhooks))
     }
 
     /// Accepts webhooks, now that the stored state is loaded. Until then the system queues their
@@ -240,13 +234,19 @@ impl Program {
         tasks.serve("webhook", listeners, webhooks, &connections, &self.stop)
     }
 
-    /// Starts the private listener on a thread of its own, which drops `tell` when it ends.
+    /// Starts the private listener on a thread of its own, whose end is that of one of `tasks`.
+    /// Until the stored state is loaded, it answers 503.
     fn start_web(
         &self,
         listeners: Vec<TcpListener>,
         protection: Arc<Protection>,
-        tell: oneshot::Sender<()>,
+        tasks: &mut Tasks,
     ) -> io::Result<thread::JoinHandle<()>> {
+        let (tell, ended) = oneshot::channel::<()>();
+        tasks.spawn("web", async {
+            // It resolves when the thread ends, whether it says so or panics.
+            let _ = ended.await;
+        });
         let web = Arc::new(Web::new(
             self.config.telemetry_path.clone(),
             Arc::clone(&self.table),
@@ -259,11 +259,11 @@ impl Program {
         let runtime = runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
-        let mut tasks = Tasks::default();
+        let mut accepting = Tasks::default();
         {
             let _entered = runtime.enter();
             let connections = Connections::new(self.limits.web.clone());
-            tasks.serve("web", listeners, &web, &connections, &self.stop)?;
+            accepting.serve("web", listeners, &web, &connections, &self.stop)?;
         }
         let mut stopped = self.stop.subscribe();
         let serve = move || {
@@ -273,9 +273,9 @@ impl Program {
                 tokio::select! {
                     biased;
                     // Its sender lives as long as the program.
-                    _ = stopped.wait_for(|stopped| *stopped) => tasks.drain().await,
+                    _ = stopped.wait_for(|stopped| *stopped) => accepting.drain().await,
                     // The end of this thread is the end of the program.
-                    _ = tasks.ended() => {}
+                    _ = accepting.ended() => {}
                 }
             });
         };
@@ -286,7 +286,7 @@ impl Program {
     async fn load<S: Store + 'static>(
         &self,
         open: impl FnOnce() -> Result<S, StoreError> + Send + 'static,
-    ) -> Result<RunningWriter, RunError> {
+    ) -> Result<(RunningWriter, WriterQueue), RunError> {
         let mut fold = Fold::new(Arc::clone(&self.table), self.config.max_phone_numbers);
         let load = move || {
             let mut store = open()?;

@@ -95,7 +95,7 @@ async fn webhooks(times: usize, batch: usize) {
     store.load(&mut |_| {}).expect("an empty storage");
     let writer_status = Arc::new(WriterStatus::default());
     writer_status.set_storage(true, &telemetry);
-    let writer = ingest::start(fold, store, &writer_status, Arc::clone(&telemetry), false)
+    let (writer, queue) = ingest::start(fold, store, &writer_status, Arc::clone(&telemetry), false)
         .expect("a thread");
     let provider = providers::by_name("meta").expect("Meta");
     let secret = Secret {
@@ -110,7 +110,7 @@ async fn webhooks(times: usize, batch: usize) {
         authenticator,
     }];
     let protection = Arc::new(Protection::new(Role::Webhook, Arc::default()));
-    let webhooks = Webhooks::new(endpoints, writer_status, telemetry, protection);
+    let webhooks = Webhooks::new(endpoints, queue, telemetry, protection);
     let webhooks = Arc::new(webhooks);
     for begin in (0..times).step_by(batch) {
         let senders: Vec<_> = (begin..begin + batch)

@@ -23,8 +23,8 @@ use x509_cert::{
 
 use super::web::{FileReader, Role};
 
-/// The names of Go's `crypto/tls`, which the toolkit uses, for the suites that rustls has. Those of
-/// TLS 1.3 cannot be chosen, in Go neither.
+/// The names of Go's `crypto/tls`, which the toolkit uses, for the suites that rustls has. As in Go,
+/// those of TLS 1.3 are always offered.
 const CIPHER_SUITES: [(&str, Option<SupportedCipherSuite>); 9] = {
     use aws_lc_rs::cipher_suite::*;
     [
@@ -106,8 +106,8 @@ impl ClientAuth {
             "RequireAndVerifyClientCert" => Ok(Self::RequireAndVerify),
             _ => Err(
                 "tls_server_config.client_auth_type: expected NoClientCert, \
-                      RequestClientCert, RequireAnyClientCert, VerifyClientCertIfGiven or \
-                      RequireAndVerifyClientCert"
+                 RequestClientCert, RequireAnyClientCert, VerifyClientCertIfGiven or \
+                 RequireAndVerifyClientCert"
                     .into(),
             ),
         }
@@ -306,22 +306,22 @@ impl AllowedNames {
         if subject_alternative.is_some() && !auth.is_mandatory() {
             return Err(
                 "tls_server_config.client_allowed_sans: client_auth_type must be \
-                        RequireAndVerifyClientCert or RequireAnyClientCert, because otherwise a \
-                        client without a certificate would be let in"
+                 RequireAndVerifyClientCert or RequireAnyClientCert, because otherwise a \
+                 client without a certificate would be let in"
                     .into(),
             );
         }
         if common.is_some() && role == Role::Web {
             return Err(
                 "tls_server_config.client_allowed_common_names: this key is for \
-                        --webhook.config.file; use client_allowed_sans"
+                 --webhook.config.file; use client_allowed_sans"
                     .into(),
             );
         }
         if common.is_some() && auth != ClientAuth::RequireAndVerify {
             return Err(
                 "tls_server_config.client_allowed_common_names: client_auth_type must be \
-                        RequireAndVerifyClientCert, because otherwise anybody can write the name"
+                 RequireAndVerifyClientCert, because otherwise anybody can write the name"
                     .into(),
             );
         }
@@ -405,7 +405,7 @@ fn client_verifier(
             None => Ok(None),
             Some(_) => Err(
                 "tls_server_config.client_ca: client_auth_type says that no client \
-                            needs a certificate; set it to RequireAndVerifyClientCert"
+                 needs a certificate; set it to RequireAndVerifyClientCert"
                     .into(),
             ),
         };
@@ -421,8 +421,8 @@ fn client_verifier(
     if auth.verifies() && roots.is_empty() {
         return Err(
             "tls_server_config.client_ca_file: it is missing, and client_auth_type wants \
-                    certificates verified; the system's authorities are not used, because anybody \
-                    can have a certificate of theirs"
+                 certificates verified; the system's authorities are not used, because anybody \
+                 can have a certificate of theirs"
                 .into(),
         );
     }

@@ -208,7 +208,7 @@ impl WebConfig {
             (Role::Webhook, Some(true)) => {
                 return Err(
                     "http_server_config.http2: webhooks are received by HTTP/1.1, which \
-                            every provider speaks; set it to false or leave it out"
+                     every provider speaks; set it to false or leave it out"
                         .into(),
                 );
             }
@@ -218,8 +218,8 @@ impl WebConfig {
         if role == Role::Webhook && users.is_some() {
             return Err(
                 "basic_auth_users: a provider proves its webhooks by a signature or a \
-                        token and sends no password, so each of them would be refused; leave the \
-                        key out"
+                     token and sends no password, so each of them would be refused; leave the \
+                     key out"
                     .into(),
             );
         }
@@ -244,8 +244,7 @@ impl WebConfig {
         })
     }
 
-    /// Whether one of its files is not as it was when it was read. Each is looked at again, so that
-    /// two looks tell whether somebody is still writing.
+    /// How its files look now; `None` where they look as they did when they were read.
     pub fn changes(&self) -> Option<Changes> {
         let now: Vec<_> = self.files.iter().map(|(path, _)| stamp(path)).collect();
         let is_changed = self

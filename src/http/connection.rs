@@ -37,7 +37,6 @@ use super::{Answer, Handler, PageBody, limits::Place};
 const MAX_HEAD: usize = 64 << 10;
 /// For the last request of a connection that is to end.
 const LAST_REQUEST: Duration = Duration::from_secs(10);
-
 /// Requests at a time on a connection of HTTP/2.
 const MAX_STREAMS: u32 = 32;
 /// The answer to a plain request where TLS is expected.
@@ -111,6 +110,11 @@ impl Activity {
         self.has_answered.load(Ordering::Relaxed)
     }
 
+    /// Whether the connection is to end with its next answer.
+    fn is_old(&self) -> bool {
+        self.is_old.load(Ordering::Relaxed)
+    }
+
     pub(super) fn set_old(&self, is_old: bool) {
         self.is_old.store(is_old, Ordering::Relaxed);
     }
@@ -139,11 +143,6 @@ impl Exchange {
         if !self.is_whole.swap(true, Ordering::Relaxed) {
             self.activity.answering.fetch_add(1, Ordering::Relaxed);
         }
-    }
-
-    /// Whether the connection is to end with this request.
-    fn is_last(&self) -> bool {
-        self.activity.is_old.load(Ordering::Relaxed)
     }
 }
 
@@ -263,7 +262,7 @@ async fn serve_http2<H: Handler>(
             let (activity, last) = (Arc::clone(&activity), Arc::clone(&last));
             async move {
                 let answer = answered.await;
-                if activity.is_old.load(Ordering::Relaxed) {
+                if activity.is_old() {
                     last.notify_one();
                 }
                 answer
@@ -330,7 +329,7 @@ fn answer<H: Handler>(
         protection.add_headers(&mut answer);
         // An answer may come before the request is whole; it is sent all the same.
         exchange.set_whole();
-        if exchange.is_last() && version <= Version::HTTP_11 {
+        if exchange.activity.is_old() && version <= Version::HTTP_11 {
             let headers = answer.headers_mut();
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }

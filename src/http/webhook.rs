@@ -19,13 +19,13 @@ use hyper::{
 use tracing::{info, warn};
 
 use super::{
-    Answer, Authenticator, Handler, LOADING, NOT_FOUND, PLAIN, Protection, answer,
+    Answer, Authenticator, Handler, NOT_FOUND, PLAIN, Protection, answer,
     authenticate::{AuthError, PendingSignature},
     body::{BodyError, BodyReader, drain_body},
     error, header, json, lacks_host, method_not_allowed, not_found, pairs,
 };
 use crate::{
-    ingest::{IngestError, OutcomeCounts, Submission, WriterStatus},
+    ingest::{Submission, WriterQueue},
     providers::{Delivery, Provider},
     telemetry::{LogLimiter, LogPermit, ProviderMetrics, Telemetry},
 };
@@ -36,7 +36,7 @@ const RETRY_SECONDS: HeaderValue = HeaderValue::from_static("5");
 /// Answers webhooks.
 pub struct Webhooks {
     endpoints: RwLock<Vec<Arc<Endpoint>>>,
-    writer_status: Arc<WriterStatus>,
+    queue: WriterQueue,
     telemetry: Arc<Telemetry>,
     protection: Arc<Protection>,
     body_reader: BodyReader,
@@ -70,16 +70,16 @@ struct Exchange<'a> {
 }
 
 impl Webhooks {
-    /// Hands the webhooks of these endpoints on, once the stored state is loaded.
+    /// Hands the webhooks of these endpoints to the writer.
     pub fn new(
         endpoints: Vec<Endpoint>,
-        writer_status: Arc<WriterStatus>,
+        queue: WriterQueue,
         telemetry: Arc<Telemetry>,
         protection: Arc<Protection>,
     ) -> Self {
         Self {
             endpoints: RwLock::new(endpoints.into_iter().map(Arc::new).collect()),
-            writer_status,
+            queue,
             telemetry,
             protection,
             body_reader: BodyReader::default(),
@@ -230,18 +230,6 @@ impl Webhooks {
         Ok(answer(StatusCode::OK, PLAIN, challenge.to_owned()))
     }
 
-    /// Hands what was read to the writer; or else says what to answer.
-    fn submit(
-        &self,
-        endpoint: &Endpoint,
-        request: Submission,
-    ) -> Result<impl Future<Output = Result<OutcomeCounts, IngestError>> + use<>, Box<Answer>> {
-        match self.writer_status.queue() {
-            Some(ingest) => Ok(ingest.submit(endpoint.provider.name, request)),
-            None => Err(self.put_off(endpoint, &LOADING)),
-        }
-    }
-
     /// The lines of the log for a request of which this is still to be proven.
     fn lines_for(&self, endpoint: &Endpoint, pending: &PendingSignature) -> &LogLimiter {
         match pending {
@@ -350,10 +338,11 @@ impl Handler for Webhooks {
             };
             // The buffer that holds the head is not needed while the storage is waited for.
             drop(head);
-            let submitted = received
-                .and_then(|(request, challenge)| Ok((self.submit(&endpoint, request)?, challenge)));
-            let answer = match submitted {
-                Ok((stored, challenge)) => match (stored.await, challenge) {
+            let answer = match received {
+                Ok((submission, challenge)) => match (
+                    self.queue.submit(endpoint.provider.name, submission).await,
+                    challenge,
+                ) {
                     (Ok(counts), None) => json(StatusCode::OK, &counts),
                     (Ok(_), Some(challenge)) => {
                         let provider = endpoint.provider.name.as_str();

@@ -10,7 +10,7 @@ use tracing::{error, info, warn};
 
 use super::Program;
 use crate::{
-    config::{Changes, ConfigError, Files, Role, Secrets, WebConfig},
+    config::{Changes, ConfigError, Role, Secrets, WebConfig},
     http::{Authenticator, Endpoint, Protection, Reload, Webhooks},
     providers,
 };
@@ -26,18 +26,19 @@ pub(super) struct ReloadSources {
 
 /// What the files say that are in force, and the parts of the program that follow them.
 pub(super) struct InForce {
-    files: Files,
+    secrets: Secrets,
     webhooks: Arc<Webhooks>,
-    web: Watched,
-    webhook: Watched,
+    /// The web configurations of the private and of the public listener.
+    watched: [Watched; 2],
     /// The last reload of everything failed, and a web configuration that is right does not mend
     /// that.
     has_failed: bool,
 }
 
-/// The web configuration of a listener.
-struct Watched {
+/// The web configuration of a listener that is in force.
+pub(super) struct Watched {
     role: Role,
+    config: Arc<WebConfig>,
     protection: Arc<Protection>,
     /// How its files looked at the last look, where they have changed.
     changes: Option<Changes>,
@@ -45,63 +46,52 @@ struct Watched {
     error: Option<String>,
 }
 
-/// How both listeners are protected.
-#[derive(Clone)]
-pub(super) struct Protections {
-    pub(super) web: Arc<Protection>,
-    pub(super) webhook: Arc<Protection>,
-}
-
-impl Protections {
-    pub(super) fn new(files: &Files) -> Self {
-        let protection = |role, config: &Arc<WebConfig>| {
-            log_warnings(role, config);
-            Arc::new(Protection::new(role, Arc::clone(config)))
-        };
-        Self {
-            web: protection(Role::Web, &files.web),
-            webhook: protection(Role::Webhook, &files.webhook),
-        }
-    }
-}
-
 impl InForce {
-    pub(super) fn new(files: Files, webhooks: Arc<Webhooks>, protections: Protections) -> Self {
-        let watched = |role, protection| Watched {
-            role,
-            protection,
-            changes: None,
-            error: None,
-        };
+    pub(super) fn new(secrets: Secrets, webhooks: Arc<Webhooks>, watched: [Watched; 2]) -> Self {
         Self {
-            files,
+            secrets,
             webhooks,
-            web: watched(Role::Web, protections.web),
-            webhook: watched(Role::Webhook, protections.webhook),
+            watched,
             has_failed: false,
         }
     }
 }
 
 impl Watched {
+    pub(super) fn new(role: Role, config: Arc<WebConfig>) -> Self {
+        log_warnings(role, &config);
+        Self {
+            role,
+            protection: Arc::new(Protection::new(role, Arc::clone(&config))),
+            config,
+            changes: None,
+            error: None,
+        }
+    }
+
+    /// What protects the listener.
+    pub(super) fn protection(&self) -> Arc<Protection> {
+        Arc::clone(&self.protection)
+    }
+
     /// Takes a configuration; says whether it is another one.
-    fn take(&mut self, config: &Arc<WebConfig>, in_force: &mut Arc<WebConfig>) -> bool {
-        let is_other = !config.is_same(in_force);
+    fn take(&mut self, config: Arc<WebConfig>) -> bool {
+        let is_other = !config.is_same(&self.config);
         if is_other {
-            log_warnings(self.role, config);
-            self.protection.replace(Arc::clone(config));
+            log_warnings(self.role, &config);
+            self.protection.replace(Arc::clone(&config));
         }
         self.changes = None;
         self.error = None;
-        *in_force = Arc::clone(config);
+        self.config = config;
         is_other
     }
 
     /// Whether the files have changed and look as they did at the look before, so that nobody is
     /// writing them. Files that could not be taken are read at each look, because one that was
     /// missing may be there now.
-    fn is_due(&mut self, in_force: &WebConfig) -> bool {
-        let changes = in_force.changes();
+    fn is_due(&mut self) -> bool {
+        let changes = self.config.changes();
         let is_settled = changes == self.changes;
         self.changes = changes;
         self.error.is_some() || is_settled && self.changes.is_some()
@@ -154,42 +144,26 @@ impl Program {
 
     /// Takes the files as they are now, from the next request on, or none of them.
     fn reload(&self, in_force: &mut InForce) -> Result<(), ConfigError> {
-        let files = self
-            .config
-            .read_files(&in_force.files)
-            .inspect_err(|error| {
-                in_force.has_failed = true;
-                self.telemetry.reload.note(false);
-                error!(%error, "reload failed: everything before it stays in use");
-            })?;
-        let changed = files.secrets.changed(&in_force.files.secrets);
+        let [web, webhook] = in_force.watched.each_ref().map(|watched| &*watched.config);
+        let files = self.config.read_files(web, webhook).inspect_err(|error| {
+            in_force.has_failed = true;
+            self.telemetry.reload.note(false);
+            error!(%error, "reload failed: everything before it stays in use");
+        })?;
+        let changed = files.secrets.changed(&in_force.secrets);
         if !changed.is_empty() {
             self.telemetry.forget_secrets();
             in_force.webhooks.replace(self.endpoints(&files.secrets));
         }
-        let mut names: Vec<_> = changed.iter().map(|provider| provider.as_str()).collect();
-        in_force.files.secrets = files.secrets;
-        let InForce {
-            files: before,
-            web,
-            webhook,
-            ..
-        } = in_force;
-        let web = (web.take(&files.web, &mut before.web), web.role);
-        let webhook = (
-            webhook.take(&files.webhook, &mut before.webhook),
-            webhook.role,
-        );
-        names.extend(
-            [web, webhook]
-                .iter()
-                .filter(|(is_other, _)| *is_other)
-                .map(|(_, role)| role.flag()),
-        );
-        info!(
-            changed = names.join(","),
-            "secrets and web configurations read again"
-        );
+        in_force.secrets = files.secrets;
+        let mut changed: Vec<_> = changed.iter().map(|provider| provider.as_str()).collect();
+        for (watched, config) in in_force.watched.iter_mut().zip([files.web, files.webhook]) {
+            if watched.take(config) {
+                changed.push(watched.role.flag());
+            }
+        }
+        let changed = changed.join(",");
+        info!(changed, "secrets and web configurations read again");
         in_force.has_failed = false;
         self.telemetry.reload.note(true);
         Ok(())
@@ -197,37 +171,28 @@ impl Program {
 
     /// Takes each web configuration of which a file has changed.
     fn look(&self, in_force: &mut InForce) {
-        let InForce {
-            files,
-            web,
-            webhook,
-            has_failed,
-            ..
-        } = in_force;
         let mut was_read = false;
-        for (watched, config) in [
-            (&mut *web, &mut files.web),
-            (&mut *webhook, &mut files.webhook),
-        ] {
-            if watched.is_due(config) {
+        for watched in &mut in_force.watched {
+            if watched.is_due() {
                 was_read = true;
-                self.read_again(watched, config);
+                self.read_again(watched);
             }
         }
         if was_read {
-            let is_right = !*has_failed && web.error.is_none() && webhook.error.is_none();
-            self.telemetry.reload.note(is_right);
+            let is_right = |watched: &Watched| watched.error.is_none();
+            let are_right = in_force.watched.iter().all(is_right);
+            self.telemetry
+                .reload
+                .note(are_right && !in_force.has_failed);
         }
     }
 
-    fn read_again(&self, watched: &mut Watched, in_force: &mut Arc<WebConfig>) {
-        match self.config.read_web_config(watched.role, in_force) {
+    fn read_again(&self, watched: &mut Watched) {
+        match self.config.read_web_config(watched.role, &watched.config) {
             Ok(config) => {
-                if watched.take(&config, in_force) {
-                    info!(
-                        changed = watched.role.flag(),
-                        "web configuration read again"
-                    );
+                if watched.take(config) {
+                    let changed = watched.role.flag();
+                    info!(changed, "web configuration read again");
                 }
             }
             Err(error) => {

@@ -11,11 +11,12 @@ use tokio::time::interval;
 use tracing::warn;
 
 use super::Listeners;
+use crate::config::Role;
 
 /// The `FileDescriptorName` of the private sockets.
-const WEB: &str = "web";
+const WEB: &str = Role::Web.as_str();
 /// The `FileDescriptorName` of the public sockets.
-const WEBHOOK: &str = "webhook";
+const WEBHOOK: &str = Role::Webhook.as_str();
 
 /// Why the sockets that systemd passes cannot be used; the operator is at fault.
 #[derive(Debug, thiserror::Error)]

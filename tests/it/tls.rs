@@ -4,7 +4,7 @@ use std::{
     fs,
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -19,7 +19,7 @@ use rcgen::{
     date_time_ymd,
 };
 use rustls::{
-    ClientConfig, RootCertStore,
+    CipherSuite, ClientConfig, NamedGroup, ProtocolVersion, RootCertStore,
     crypto::aws_lc_rs,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
 };
@@ -27,7 +27,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use crate::support::{
-    Answer, Exporter, Server, connect, https, parse_answer, samples, sign, value, wait_for,
+    Answer, Exporter, Server, connect, https, parse_answer, request, samples, sign, value, wait_for,
 };
 
 /// Authorities and certificates in a folder of their own.
@@ -138,6 +138,14 @@ fn authority(name: &str) -> (Issuer<'static, KeyPair>, rcgen::Certificate) {
 /// The status of an answer to `/metrics`, or nothing where TLS let no answer through.
 fn scrape(exporter: &Exporter, tls: &Arc<ClientConfig>) -> Option<u16> {
     let answer = https(exporter.web, tls, "GET", "/metrics", &[], b"");
+    answer.ok().map(|answer| answer.status)
+}
+
+/// The status of the answer to a webhook with this `Authorization`, or nothing where TLS let no
+/// answer through.
+fn send(exporter: &Exporter, tls: &Arc<ClientConfig>, authorization: &str) -> Option<u16> {
+    let (path, headers) = ("/webhooks/8x8", [("Authorization", authorization)]);
+    let answer = https(exporter.webhook, tls, "POST", path, &headers, b"{}");
     answer.ok().map(|answer| answer.status)
 }
 
@@ -268,17 +276,7 @@ fn certificate_is_replaced_on_disk_and_a_wrong_one_is_kept_out() {
     let data = tempfile::tempdir().unwrap();
     let exporter = Exporter::start(data.path(), &[&flag]);
     let client = certificates.client();
-    let status = || {
-        let answer = https(
-            exporter.webhook,
-            &client,
-            "POST",
-            "/webhooks/8x8",
-            &[],
-            b"{}",
-        );
-        answer.map(|answer| answer.status).ok()
-    };
+    let status = || send(&exporter, &client, "none");
     assert_eq!(status(), Some(200));
     // This connection goes on over all that follows.
     let mut kept = handshake(exporter.webhook, &client);
@@ -313,6 +311,52 @@ fn certificate_is_replaced_on_disk_and_a_wrong_one_is_kept_out() {
     kept.write_all(b"POST /webhooks/8x8 HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}")
         .unwrap();
     assert_eq!(read_answer(&mut kept).status, 200);
+}
+
+#[test]
+fn version_suite_and_curve_are_those_of_the_configuration() {
+    let certificates = Certificates::new();
+    let agreed = |further: &str| {
+        let flag = certificates.configured("webhook.config.file", further);
+        let data = tempfile::tempdir().unwrap();
+        let exporter = Exporter::start(data.path(), &[&flag]);
+        let stream = handshake(exporter.webhook, &certificates.client());
+        let connection = &stream.conn;
+        (
+            connection.protocol_version().unwrap(),
+            connection.negotiated_cipher_suite().unwrap().suite(),
+            connection.negotiated_key_exchange_group().unwrap().name(),
+        )
+    };
+    let (version, _, group) = agreed("  min_version: TLS13\n  curve_preferences: [CurveP384]\n");
+    assert_eq!(version, ProtocolVersion::TLSv1_3);
+    assert_eq!(group, NamedGroup::secp384r1);
+    let suite = "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256";
+    let further = format!(
+        "  max_version: TLS12\n  cipher_suites: [{suite}]\n  curve_preferences: [X25519]\n"
+    );
+    let expected = (
+        ProtocolVersion::TLSv1_2,
+        CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+        NamedGroup::X25519,
+    );
+    assert_eq!(agreed(&further), expected);
+}
+
+#[test]
+fn certificate_that_has_expired_is_warned_about() {
+    let certificates = Certificates::new();
+    certificates.issue("server", |params| {
+        params.not_before = date_time_ymd(2020, 1, 1);
+        params.not_after = date_time_ymd(2021, 1, 1);
+    });
+    let flag = certificates.configured("webhook.config.file", "");
+    let data = tempfile::tempdir().unwrap();
+    let exporter = Exporter::start(data.path(), &[&flag]);
+    assert_eq!(send(&exporter, &certificates.client(), "none"), None);
+    let log = exporter.log();
+    let warning = "the certificate has expired (2021-01-01T00:00:00Z), so clients refuse it";
+    assert!(log.contains(warning), "{log}");
 }
 
 type Encrypted = rustls::StreamOwned<rustls::ClientConnection, TcpStream>;
@@ -393,7 +437,7 @@ fn password_opens_everything_but_probes_need_none() {
         assert_eq!(status(path, None), 200, "{path}");
         assert_eq!(status(path, Some(basic("alice", "wrong"))), 200, "{path}");
     }
-    let reload = crate::support::request(exporter.web, "POST", "/-/reload", &[], b"").unwrap();
+    let reload = request(exporter.web, "POST", "/-/reload", &[], b"").unwrap();
     assert_eq!(reload.status, 401);
     let log = exporter.log();
     assert!(!log.contains("right") && !log.contains("$2b$"), "{log}");
@@ -488,18 +532,7 @@ fn no_request_fails_while_secrets_passwords_and_certificates_are_read_again() {
         let page = samples(scrape().text());
         value(&page, "process_resident_memory_bytes", &[]).unwrap()
     };
-    let send = |authorization: &str| {
-        let headers = [("Authorization", authorization)];
-        let answer = https(
-            exporter.webhook,
-            &tls,
-            "POST",
-            "/webhooks/8x8",
-            &headers,
-            b"{}",
-        );
-        answer.unwrap().status
-    };
+    let send = |authorization: &str| send(&exporter, &tls, authorization).unwrap();
     let before = memory();
     let stop = AtomicBool::new(false);
     let requests = thread::scope(|scope| {
@@ -550,6 +583,50 @@ fn no_request_fails_while_secrets_passwords_and_certificates_are_read_again() {
     let grown = memory() - before;
     println!("{RELOADS} reloads, {requests} requests meanwhile, memory grew by {grown} bytes");
     assert!(requests > 0 && grown < f64::from(8 << 20), "memory grows");
+}
+
+#[test]
+fn reload_takes_all_files_or_none_and_takes_no_lock_off() {
+    let certificates = Certificates::new();
+    let token = certificates.write("token", "old");
+    let users = format!("basic_auth_users:\n{}", user("admin", "right"));
+    let web = certificates.write("web.yml", &users);
+    let arguments = [
+        format!("--web.config.file={}", web.display()),
+        format!("--8x8.token-file={}", token.display()),
+        "--web.enable-lifecycle".to_owned(),
+    ];
+    let arguments = arguments.each_ref().map(String::as_str);
+    let data = tempfile::tempdir().unwrap();
+    let exporter = Exporter::start_bare(data.path(), &arguments, &[]);
+    let authorization = basic("admin", "right");
+    let reload = || {
+        let headers = [("Authorization", authorization.as_str())];
+        request(exporter.web, "POST", "/-/reload", &headers, b"").unwrap()
+    };
+    let is_known = |token: &str| {
+        let headers = [("Authorization", token)];
+        let answer = request(exporter.webhook, "POST", "/webhooks/8x8", &headers, b"{}");
+        answer.unwrap().status == 200
+    };
+    certificates.write("token", "new");
+    for (text, reason) in [
+        (
+            "basic_auth_users: {}\n",
+            "the file has no passwords any more",
+        ),
+        ("rate_limt: {}\n", "unknown field `rate_limt`"),
+    ] {
+        fs::write(&web, text).unwrap();
+        let refused = reload();
+        assert_eq!(refused.status, 500, "{text}");
+        assert!(refused.text().contains(reason), "{}", refused.text());
+        assert!(is_known("old") && !is_known("new"), "{text}");
+        assert_eq!(exporter.get("/metrics").status, 401, "{text}");
+    }
+    fs::write(&web, users).unwrap();
+    assert_eq!(reload().status, 200);
+    assert!(is_known("new") && !is_known("old"));
 }
 
 /// Sets a flag when it is dropped.
@@ -665,15 +742,7 @@ fn webhook_is_answered_while_handshakes_stop_half_way() {
         let _ = stream.write_all(bytes);
         strangers.push(stream);
         if number % 50 == 49 {
-            let answer = https(
-                exporter.webhook,
-                &client,
-                "POST",
-                "/webhooks/8x8",
-                &[],
-                b"{}",
-            );
-            assert_eq!(answer.unwrap().status, 200);
+            assert_eq!(send(&exporter, &client, "none"), Some(200));
         }
     }
 }
@@ -685,15 +754,4 @@ fn client_hello(tls: &Arc<ClientConfig>) -> Vec<u8> {
     let mut hello = Vec::new();
     connection.write_tls(&mut hello).unwrap();
     hello
-}
-
-/// Where a path is of another folder than the process', it is relative to the file.
-#[test]
-fn paths_are_relative_to_the_file() {
-    let certificates = Certificates::new();
-    let flag = certificates.configured("web.config.file", "");
-    assert!(Path::new(flag.split_once('=').unwrap().1).is_absolute());
-    let data = tempfile::tempdir().unwrap();
-    let exporter = Exporter::start_with_tls(data.path(), &[&flag], certificates.client());
-    assert_eq!(exporter.get("/metrics").status, 200);
 }

@@ -7,7 +7,7 @@
 use std::net::TcpListener;
 
 use crate::{
-    support::{allow_all, command, finish},
+    support::{allow_all, command, finish, fixture},
     tls::Certificates,
 };
 
@@ -332,6 +332,23 @@ fn files_of_the_toolkit_are_taken_or_refused_by_name() {
     program.check("web", &inline, Ok(()));
     let key_inline = format!("tls_server_config:\n  cert_file: server.pem\n  key: |\n    {key}\n");
     program.check("web", &key_inline, Ok(()));
+}
+
+#[test]
+fn files_of_the_documentation_are_taken() {
+    let program = Program::new();
+    let authority = std::fs::read(program.certificates.path("ca.pem")).unwrap();
+    std::fs::write(program.certificates.path("meta-ca.pem"), authority).unwrap();
+    let documentation = fixture("../docs/deployment.md");
+    let blocks: Vec<_> = documentation.split("```yaml\n").skip(1).collect();
+    let blocks = blocks
+        .iter()
+        .map(|block| block.split("```").next().unwrap());
+    let roles = ["web", "webhook"];
+    assert_eq!(blocks.len(), roles.len());
+    for (role, block) in roles.iter().zip(blocks) {
+        program.check(role, block, Ok(()));
+    }
 }
 
 #[test]

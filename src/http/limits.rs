@@ -16,6 +16,9 @@ use super::connection::{Activity, Close};
 
 /// A connection must have sent its first whole request after this.
 const FIRST_REQUEST: Duration = Duration::from_secs(10);
+/// A new connection may keep its place so long without a whole request, so that one whose request is
+/// on its way does not give way to a crowd that comes after it.
+const FIRST_BYTES: Duration = Duration::from_millis(20);
 /// For bytes on their way: of an answer, what hyper has taken and the peer has not read yet; of a
 /// request to a program that is to end, what has not arrived yet.
 const LAST_BYTES: Duration = Duration::from_secs(1);
@@ -82,7 +85,7 @@ impl Connections {
     pub(super) async fn room(&self) {
         while !self.has_room() {
             // An answer that ends leaves a connection that waits, which nothing tells.
-            let _ = tokio::time::timeout(Duration::from_millis(50), self.ended.notified()).await;
+            let _ = tokio::time::timeout(FIRST_BYTES / 2, self.ended.notified()).await;
         }
     }
 
@@ -94,7 +97,7 @@ impl Connections {
 
     /// Gives a new connection a place, where needed that of the connection that has waited longest
     /// without a whole request. `None` where the peer has its share, and all of it is being
-    /// answered.
+    /// answered or has only just been accepted.
     pub(super) fn enter(
         self: &Arc<Self>,
         peer: IpAddr,
@@ -201,7 +204,11 @@ impl Open {
         let now = Instant::now();
         let waiting = self.connections.iter().filter(|(_, entry)| {
             let activity = &entry.activity;
-            let is_done = !activity.has_answered() || activity.waited(now) >= LAST_BYTES;
+            let grace = match activity.has_answered() {
+                true => LAST_BYTES,
+                false => FIRST_BYTES,
+            };
+            let is_done = activity.waited(now) >= grace;
             entry.close.is_some() && !activity.is_busy() && is_done && is_wanted(entry)
         });
         let longest = waiting.min_by_key(|(_, entry)| entry.activity.waiting_since());
@@ -231,5 +238,32 @@ impl Drop for Place {
     fn drop(&mut self) {
         self.connections.lock().connections.remove(&self.id);
         self.connections.ended.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn connection_gives_way_no_sooner_than_its_first_bytes_may_take() {
+        let connections = Connections::new(Limits {
+            max_connections: 2,
+            max_idle: Duration::from_secs(90),
+            trusted_proxies: Vec::new(),
+        });
+        let peer = IpAddr::from([127, 0, 0, 1]);
+        let (_first, _, mut first_closed) = connections.enter(peer).unwrap();
+        tokio::time::advance(FIRST_BYTES / 2).await;
+        let (_second, _, mut second_closed) = connections.enter(peer).unwrap();
+        assert!(!connections.has_room());
+        assert!(connections.enter(peer).is_none());
+        assert!(first_closed.try_recv().is_err());
+
+        // It comes to an end when the first of both may give way.
+        connections.room().await;
+        let (_third, _, _) = connections.enter(peer).unwrap();
+        assert_eq!(first_closed.try_recv(), Ok(Close::Now));
+        assert!(second_closed.try_recv().is_err());
     }
 }

@@ -7,6 +7,7 @@ use hyper::{Request, body::Body};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
+    task::yield_now,
     time::{MissedTickBehavior, interval, sleep},
 };
 use tracing::warn;
@@ -46,7 +47,7 @@ pub async fn serve<H: Handler>(
     // A connection that was accepted and has no place yet.
     let mut waiting: Option<(TcpStream, SocketAddr)> = None;
     loop {
-        let mut is_refused = false;
+        let (mut is_taken, mut is_refused) = (false, false);
         tokio::select! {
             accepted = listener.accept(), if waiting.is_none() => match accepted {
                 Ok(accepted) => waiting = Some(accepted),
@@ -63,10 +64,16 @@ pub async fn serve<H: Handler>(
                     let connection = Connection { stream, activity, close, place };
                     tokio::spawn(connection.serve(Arc::clone(&handler)));
                 }
+                is_taken = true;
             }
             // A sender whose connection was accepted has an answer.
             _ = stop.wait_for(|stop| *stop), if waiting.is_none() => break,
             now = reviews.tick() => connections.review(now),
+        }
+        if is_taken {
+            // The new connection reads a request that has arrived before another one can take its
+            // place, and one that gave way returns its file descriptor.
+            yield_now().await;
         }
         if is_refused {
             sleep(Duration::from_millis(100)).await;

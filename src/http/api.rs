@@ -3,9 +3,12 @@
 //! Each object has the labels and, under the metric's name without its prefix, every value: a
 //! number, `"+Inf"`, or an object by the further label.
 
+use std::sync::Arc;
+
+use bytes::Bytes;
 use serde_json::{Map, Value as Json, json};
 
-use super::pairs;
+use super::{answer::PieceMaker, pairs};
 use crate::{
     domain::PhoneNumber,
     providers,
@@ -13,8 +16,10 @@ use crate::{
 };
 
 const DEFAULT_LIMIT: usize = 1000;
-/// Objects at a time, however many are asked for: the answer is made in memory.
+/// Objects in an answer, however many are asked for.
 const MAX_LIMIT: usize = 10_000;
+/// Entries that are looked at for a piece of an answer: few, so that other connections wait little.
+const AT_A_TIME: usize = 256;
 
 /// Why a query cannot be answered; the client is at fault.
 #[derive(Debug, PartialEq, thiserror::Error)]
@@ -34,31 +39,76 @@ struct Query<K> {
     after: Option<K>,
 }
 
-/// The list of a kind as JSON, shard by shard and in the order of the keys within one. Each object
-/// is written before the next is made, so that a large page takes no more memory than its text.
-pub(super) fn list<K: Entity>(table: &Table, query: &str) -> Result<Vec<u8>, BadQuery> {
-    let query = Query::<K>::read(query)?;
-    let mut matching = K::shards(table)
-        .iter_after(query.after.clone())
-        .filter(|(key, _)| query.matches(key))
-        .peekable();
-    let mut page = format!("{{\"{}\":[", K::LIST).into_bytes();
-    let mut next = None;
-    let mut written = 0;
-    while written < query.limit
-        && let Some((key, record)) = matching.next()
-    {
-        if written > 0 {
-            page.push(b',');
+/// A list as it is written: a piece of its JSON at a time.
+struct List<K: Entity> {
+    table: Arc<Table>,
+    query: Query<K>,
+    /// How many objects are written.
+    written: usize,
+    /// The `next` of the answer, where another object follows.
+    next: Option<String>,
+    part: Part,
+}
+
+#[derive(PartialEq)]
+enum Part {
+    Begin,
+    Objects,
+    Ended,
+}
+
+/// The list of a kind as JSON, shard by shard and in the order of the keys within one. It is
+/// written as it is sent, so that a large one takes no memory.
+pub(super) fn list<K: Entity>(table: &Arc<Table>, query: &str) -> Result<PieceMaker, BadQuery> {
+    Ok(Box::new(List::<K> {
+        table: Arc::clone(table),
+        query: Query::read(query)?,
+        written: 0,
+        next: None,
+        part: Part::Begin,
+    }))
+}
+
+impl<K: Entity> Iterator for List<K> {
+    type Item = Bytes;
+
+    fn next(&mut self) -> Option<Bytes> {
+        let mut text = match self.part {
+            Part::Begin => format!("{{\"{}\":[", K::LIST).into_bytes(),
+            Part::Objects => Vec::new(),
+            Part::Ended => return None,
+        };
+        self.part = Part::Objects;
+        let table = Arc::clone(&self.table);
+        let mut entries = K::shards(&table).iter_after(self.query.after.clone());
+        for (key, record) in entries.by_ref().take(AT_A_TIME) {
+            if self.query.matches(&key) {
+                if self.written == self.query.limit {
+                    self.end(&mut text);
+                    return Some(text.into());
+                }
+                if self.written > 0 {
+                    text.push(b',');
+                }
+                text.extend_from_slice(object(&key, &record).to_string().as_bytes());
+                self.written += 1;
+                self.next = (self.written == self.query.limit).then(|| cursor(&key));
+            }
+            self.query.after = Some(key);
         }
-        page.extend_from_slice(object(&key, &record).to_string().as_bytes());
-        written += 1;
-        if written == query.limit && matching.peek().is_some() {
-            next = Some(cursor(&key));
+        if entries.next().is_none() {
+            self.next = None;
+            self.end(&mut text);
         }
+        Some(text.into())
     }
-    page.extend_from_slice(format!("],\"next\":{}}}", json!(next)).as_bytes());
-    Ok(page)
+}
+
+impl<K: Entity> List<K> {
+    fn end(&mut self, text: &mut Vec<u8>) {
+        self.part = Part::Ended;
+        text.extend_from_slice(format!("],\"next\":{}}}", json!(self.next)).as_bytes());
+    }
 }
 
 impl<K: Entity> Query<K> {

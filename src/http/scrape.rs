@@ -79,7 +79,7 @@ impl Scrapes {
             let sentence = "the page cannot be written; the log says why";
             return error(StatusCode::INTERNAL_SERVER_ERROR, sentence);
         };
-        let mut answer = Answer::new(PageBody::with_permit(page, permit));
+        let mut answer = Answer::new(PageBody::from(page).with_permit(permit));
         let headers = answer.headers_mut();
         headers.insert(
             CONTENT_TYPE,

@@ -4,6 +4,7 @@ use std::{fmt::Write, sync::Arc};
 
 use super::{
     Answer, HTML, Handler, JSON, LOADING, PLAIN, PageBody, Protection, answer,
+    answer::PieceMaker,
     api::{self, BadQuery},
     body::drain_body,
     error, lacks_host, method_not_allowed, not_found,
@@ -68,7 +69,7 @@ enum Action {
     List(List),
 }
 
-type List = fn(&Table, &str) -> Result<Vec<u8>, BadQuery>;
+type List = fn(&Arc<Table>, &str) -> Result<PieceMaker, BadQuery>;
 
 /// Whether something else than the metrics is served at a path.
 pub fn is_taken(path: &str) -> bool {
@@ -168,27 +169,19 @@ impl Web {
         answer(StatusCode::OK, HTML, page)
     }
 
-    async fn list(&self, list: List, query: &str) -> Answer {
+    fn list(&self, list: List, query: &str) -> Answer {
         if !self.writer_status.is_loaded() {
             return loading();
         }
-        let table = Arc::clone(&self.table);
-        let query = query.to_owned();
         let Some(permit) = self.scrapes.permit() else {
             return too_many_requests();
         };
-        let write = move || list(&table, &query);
-        match tokio::task::spawn_blocking(write).await {
-            Ok(Ok(page)) => {
-                let mut list = answer(StatusCode::OK, JSON, Bytes::new());
-                *list.body_mut() = PageBody::with_permit(vec![page.into()], permit);
-                list
+        match list(&self.table, query) {
+            Ok(pieces) => {
+                let body = PageBody::from(pieces).with_permit(permit);
+                answer(StatusCode::OK, JSON, Bytes::new()).map(|_| body)
             }
-            Ok(Err(reason)) => error(StatusCode::BAD_REQUEST, &reason.to_string()),
-            Err(_) => {
-                let sentence = "the list cannot be written; the log says why";
-                error(StatusCode::INTERNAL_SERVER_ERROR, sentence)
-            }
+            Err(reason) => error(StatusCode::BAD_REQUEST, &reason.to_string()),
         }
     }
 }
@@ -233,7 +226,7 @@ impl Handler for Web {
             Some(Action::Healthy) => answer(StatusCode::OK, PLAIN, "healthy\n"),
             Some(Action::Ready) => self.ready(),
             Some(Action::Reload) => self.reload().await,
-            Some(Action::List(list)) => self.list(list, query).await,
+            Some(Action::List(list)) => self.list(list, query),
             None if !self.writer_status.is_loaded() => loading(),
             None => self.scrapes.answer(&head.headers, query).await,
         }

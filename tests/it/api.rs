@@ -355,8 +355,12 @@ fn the_web_listener_answers_get_and_head_alone() {
             "{path}"
         );
         assert!(head.body.is_empty(), "HEAD {path} has a body");
+        let length = head.headers.get("content-length");
+        // A list is written as it is sent, so that its length is not known before.
+        assert_eq!(length.is_none(), path.starts_with("/api/"), "HEAD {path}");
         assert_ne!(
-            head.headers["content-length"], "0",
+            length.map(String::as_str),
+            Some("0"),
             "HEAD {path} does not tell the length"
         );
         for method in ["POST", "PUT", "DELETE", "OPTIONS"] {

@@ -530,12 +530,32 @@ pub fn parse_answer(bytes: &[u8]) -> io::Result<Answer> {
     let headers = lines
         .filter_map(|line| line.split_once(": "))
         .map(|(name, value)| (name.to_lowercase(), value.to_owned()))
-        .collect();
+        .collect::<BTreeMap<_, _>>();
+    let body = &bytes[end + 4..];
+    let body = match headers.get("transfer-encoding").map(String::as_str) {
+        Some("chunked") => dechunked(body).ok_or_else(broken)?,
+        _ => body.to_vec(),
+    };
     Ok(Answer {
         status: status.ok_or_else(broken)?,
         headers,
-        body: bytes[end + 4..].to_vec(),
+        body,
     })
+}
+
+/// The body that was sent in chunks; nothing where the last of them is missing.
+fn dechunked(mut chunks: &[u8]) -> Option<Vec<u8>> {
+    let mut body = Vec::new();
+    loop {
+        let end = chunks.windows(2).position(|window| window == b"\r\n")?;
+        let length = str::from_utf8(&chunks[..end]).ok()?;
+        let length = usize::from_str_radix(length, 16).ok()?;
+        if length == 0 {
+            return Some(body);
+        }
+        body.extend_from_slice(chunks.get(end + 2..end + 2 + length)?);
+        chunks = chunks.get(end + 2 + length + 2..)?;
+    }
 }
 
 /// The address in a line of the log that says where the process listens.

@@ -2,7 +2,7 @@
 
 export PATH := $(CURDIR)/target/tools/usr/sbin:$(CURDIR)/target/tools/usr/bin:$(PATH)
 
-.PHONY: run setup test test-dashboards lint golden bench bench-build
+.PHONY: run setup test test-dashboards lint golden attacks bench bench-build
 
 run: ## builds the exporter and starts it on loopback for all providers without secrets, with its storage in ./data
 	@cargo build --release --locked --bins --example webhooks
@@ -32,6 +32,10 @@ test-dashboards: setup ## draws the dashboards with Grafana's libraries; see the
 
 golden: setup ## writes the golden files again; read the difference before you commit it
 	UPDATE_GOLDEN=1 cargo test --locked --test it golden
+
+attacks: ## attacks the listeners for ten seconds each, and writes the table of SECURITY.md
+	cargo build --release --locked --bins
+	cd benches && CARGO_TARGET_DIR=../target/benches cargo build --release --locked && ulimit -n $$(ulimit -Hn) && ../target/benches/release/compare attacks $(or $(SECONDS),10)
 
 bench-build: ## measures this build against an earlier one, in turn: make bench-build BEFORE=/path/of/the/binary
 	cargo build --release --locked --bins

@@ -17,7 +17,11 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::runtime;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    runtime,
+};
+use tokio_rustls::TlsAcceptor;
 use whatsapp_quality_exporter::{
     domain::Timestamp,
     providers::{self, Delivery},
@@ -97,9 +101,14 @@ pub fn memory(listener: TcpListener, last: Stage) {
 }
 
 /// The same bytes for everyone; what they are encoded in does not matter to the sender.
-pub fn fixed(listener: TcpListener, bytes: Vec<u8>, gzip: bool) {
+pub fn fixed(
+    listener: TcpListener,
+    bytes: Vec<u8>,
+    gzip: bool,
+    tls: Option<Arc<rustls::ServerConfig>>,
+) {
     let bytes = Bytes::from(bytes);
-    serve(listener, move |_| {
+    serve_over(listener, tls, move |_| {
         let mut answer = Response::new(Full::new(bytes.clone()));
         if gzip {
             answer
@@ -114,7 +123,16 @@ fn serve<F: Future<Output = Response<Full<Bytes>>> + Send + 'static>(
     listener: TcpListener,
     answer: impl Fn(Request<Incoming>) -> F + Send + Sync + 'static,
 ) {
+    serve_over(listener, None, answer);
+}
+
+fn serve_over<F: Future<Output = Response<Full<Bytes>>> + Send + 'static>(
+    listener: TcpListener,
+    tls: Option<Arc<rustls::ServerConfig>>,
+    answer: impl Fn(Request<Incoming>) -> F + Send + Sync + 'static,
+) {
     let answer = Arc::new(answer);
+    let tls = tls.map(TlsAcceptor::from);
     listener
         .set_nonblocking(true)
         .expect("a socket that does not block");
@@ -126,18 +144,32 @@ fn serve<F: Future<Output = Response<Full<Bytes>>> + Send + 'static>(
             let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
             while let Ok((stream, _)) = listener.accept().await {
                 stream.set_nodelay(true).expect("no delay");
-                let answer = Arc::clone(&answer);
+                let (answer, tls) = (Arc::clone(&answer), tls.clone());
                 tokio::spawn(async move {
-                    let service = service_fn(move |request| {
-                        let answer = answer(request);
-                        async move { Ok::<_, Infallible>(answer.await) }
-                    });
-                    let http = http1::Builder::new()
-                        .timer(TokioTimer::new())
-                        .serve_connection(TokioIo::new(stream), service)
-                        .await;
-                    drop(http);
+                    match tls {
+                        None => serve_connection(stream, answer).await,
+                        Some(tls) => {
+                            if let Ok(stream) = tls.accept(stream).await {
+                                serve_connection(stream, answer).await;
+                            }
+                        }
+                    }
                 });
             }
         });
+}
+
+async fn serve_connection<F: Future<Output = Response<Full<Bytes>>> + Send + 'static>(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    answer: Arc<impl Fn(Request<Incoming>) -> F>,
+) {
+    let service = service_fn(move |request| {
+        let answer = answer(request);
+        async move { Ok::<_, Infallible>(answer.await) }
+    });
+    let http = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+    drop(http);
 }

@@ -42,16 +42,7 @@ impl Requests {
 
     /// These bodies, as Meta signs them.
     pub fn signed(bodies: impl Iterator<Item = String>) -> Self {
-        let request = |body: String| {
-            let head = format!(
-                "POST /webhooks/meta HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n\
-                 X-Hub-Signature-256: {}\r\nContent-Length: {}\r\n\r\n",
-                signature(&body),
-                body.len()
-            );
-            [head.as_bytes(), body.as_bytes()].concat()
-        };
-        Self(bodies.map(request).collect())
+        Self(bodies.map(|body| signed(&body)).collect())
     }
 
     /// What Pushgateway takes for the same: three gauges in a group of the number, described as
@@ -148,6 +139,17 @@ impl Requests {
             }
         })
     }
+}
+
+/// A request with this body, as Meta signs it.
+pub fn signed(body: &str) -> Vec<u8> {
+    let head = format!(
+        "POST /webhooks/meta HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n\
+         X-Hub-Signature-256: {}\r\nContent-Length: {}\r\n\r\n",
+        signature(body),
+        body.len()
+    );
+    [head.as_bytes(), body.as_bytes()].concat()
 }
 
 /// The header with which Meta signs a body.

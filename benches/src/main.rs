@@ -1,6 +1,7 @@
 //! Measures the exporter against limits and peers, alternating in one run, and writes the tables of
 //! `docs/performance.md`: medians as ratios, with the spread.
 
+mod attacks;
 mod builds;
 mod count;
 mod limit;
@@ -8,9 +9,10 @@ mod load;
 mod process;
 mod scrape;
 mod table;
+mod tls;
 mod webhooks;
 
-use std::{env, fs, net::TcpListener, path::Path};
+use std::{env, fs, net::TcpListener, path::Path, time::Duration};
 
 use limit::Stage;
 
@@ -30,18 +32,28 @@ fn main() {
         ["serve", "verify", address] => limit::memory(bind(address), Stage::Verify),
         ["serve", "parse", address] => limit::memory(bind(address), Stage::Parse),
         ["serve", "fold", address] => limit::memory(bind(address), Stage::Fold),
-        ["serve", "fixed", address, file] => {
-            limit::fixed(bind(address), fs::read(file).expect("a file"), false)
-        }
-        ["serve", "fixed-gzip", address, file] => {
-            limit::fixed(bind(address), fs::read(file).expect("a file"), true)
-        }
+        [
+            "serve",
+            kind @ ("fixed" | "fixed-gzip"),
+            address,
+            file,
+            tls @ ..,
+        ] => limit::fixed(
+            bind(address),
+            fs::read(file).expect("a file"),
+            *kind == "fixed-gzip",
+            tls.first().map(|folder| tls::server(Path::new(folder))),
+        ),
         [] => {
             let mut page = table::Page::default();
             webhooks::measure(&mut page);
             scrape::measure(&mut page);
             count::measure(&mut page);
-            page.write("../docs/performance.md");
+            page.write("../docs/performance.md", "bench");
+        }
+        ["attacks", seconds] => {
+            let time = Duration::from_secs(seconds.parse().expect("how many seconds"));
+            attacks::measure(time);
         }
         ["builds", before, rounds] => {
             builds::measure(Path::new(before), rounds.parse().expect("how many rounds"))

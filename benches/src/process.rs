@@ -10,7 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::load::SECRET;
+use crate::{load::SECRET, tls::Tls};
+
+/// The exporter, as it is shipped.
+pub const EXPORTER: &str = "../target/release/whatsapp-quality-exporter";
 
 /// A program, and where it takes requests.
 pub struct Server {
@@ -26,31 +29,46 @@ impl Server {
     /// One of this program's own servers.
     pub fn limit(kind: &str, file: Option<&Path>) -> Self {
         let address = free();
-        let mut command = Command::new(env::current_exe().expect("this program"));
-        command
-            .args(["serve", kind, &address.to_string()])
-            .args(file);
-        Self::start(command, address, address, "/")
+        let command = limit(kind, address, file);
+        Self::start(command, address, address, || is_ok(address, "/"))
+    }
+
+    /// One of this program's own servers, over TLS.
+    pub fn limit_with_tls(kind: &str, file: &Path, tls: &Tls) -> Self {
+        let address = free();
+        let mut command = limit(kind, address, Some(file));
+        command.arg(tls.folder());
+        Self::start(command, address, address, || tls.is_ok(address, "/", ""))
     }
 
     /// The exporter, as it is shipped.
     pub fn exporter(storage: &Path) -> Self {
-        Self::build(
-            Path::new("../target/release/whatsapp-quality-exporter"),
-            storage,
-        )
+        Self::build(Path::new(EXPORTER), storage)
     }
 
     /// A build of the exporter.
     pub fn build(binary: &Path, storage: &Path) -> Self {
+        Self::run(Command::new(binary), storage, None)
+    }
+
+    /// The exporter, by a command that runs it and may have arguments already; with TLS and a
+    /// password on its private listener where they are given.
+    pub fn run(mut command: Command, storage: &Path, tls: Option<&Tls>) -> Self {
         let (web, address) = (free(), free());
-        let mut command = Command::new(binary);
         command
             .arg(format!("--web.listen-address={web}"))
             .arg(format!("--webhook.listen-address={address}"))
             .arg(format!("--storage.path={}", storage.display()))
             .env("WHATSAPP_EXPORTER_META_APP_SECRET", SECRET);
-        Self::start(command, address, web, "/-/ready")
+        if let Some(tls) = tls {
+            let file = tls.web_config();
+            command.arg(format!("--web.config.file={}", file.display()));
+        }
+        let path = "/-/ready";
+        Self::start(command, address, web, || match tls {
+            Some(tls) => tls.is_ok(web, path, ""),
+            None => is_ok(web, path),
+        })
     }
 
     pub fn pushgateway() -> Self {
@@ -59,10 +77,15 @@ impl Server {
         command
             .arg(format!("--web.listen-address={address}"))
             .arg("--push.disable-consistency-check");
-        Self::start(command, address, address, "/-/ready")
+        Self::start(command, address, address, || is_ok(address, "/-/ready"))
     }
 
-    fn start(mut command: Command, address: SocketAddr, web: SocketAddr, ready: &str) -> Self {
+    fn start(
+        mut command: Command,
+        address: SocketAddr,
+        web: SocketAddr,
+        is_ready: impl Fn() -> bool,
+    ) -> Self {
         let began = Instant::now();
         let child = command
             .stdout(Stdio::null())
@@ -75,7 +98,7 @@ impl Server {
             web,
             ready: Duration::ZERO,
         };
-        while !get(web, ready, "").is_some_and(|answer| answer.starts_with(b"HTTP/1.1 200")) {
+        while !is_ready() {
             assert!(
                 server.child.try_wait().expect("a state").is_none(),
                 "{command:?} ended"
@@ -106,6 +129,16 @@ impl Server {
             .expect("KiB")
     }
 
+    /// Tells the program to stop, and gives how long it took to end.
+    pub fn stop(mut self) -> Duration {
+        let began = Instant::now();
+        let pid = self.child.id().to_string();
+        let kill = Command::new("kill").args(["-s", "TERM", &pid]).status();
+        assert!(kill.expect("kill").success());
+        self.child.wait().expect("its end");
+        began.elapsed()
+    }
+
     /// Forgets the peak.
     pub fn reset_peak(&self) {
         fs::write(format!("/proc/{}/clear_refs", self.child.id()), "5").expect("to reset the peak");
@@ -130,6 +163,19 @@ pub fn get(address: SocketAddr, path: &str, headers: &str) -> Option<Vec<u8>> {
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).ok()?;
     Some(answer)
+}
+
+fn is_ok(address: SocketAddr, path: &str) -> bool {
+    get(address, path, "").is_some_and(|answer| answer.starts_with(b"HTTP/1.1 200"))
+}
+
+/// This program as one of its own servers.
+fn limit(kind: &str, address: SocketAddr, file: Option<&Path>) -> Command {
+    let mut command = Command::new(env::current_exe().expect("this program"));
+    command
+        .args(["serve", kind, &address.to_string()])
+        .args(file);
+    command
 }
 
 fn free() -> SocketAddr {

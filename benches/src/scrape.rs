@@ -6,6 +6,7 @@ use std::{
     io::Read,
     net::SocketAddr,
     path::Path,
+    process::Command,
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
@@ -15,8 +16,9 @@ use flate2::read::GzDecoder;
 
 use crate::{
     load::{Requests, webhook},
-    process::{Server, get},
+    process::{EXPORTER, Server, get},
     table::{Figure, Page},
+    tls::{Connection, PASSWORD, Tls},
 };
 
 const ROUNDS: usize = 9;
@@ -43,6 +45,7 @@ pub fn measure(page: &mut Page) {
     }
     webhooks_beside_scrapes(page, &fleet);
     drop(fleet);
+    over_tls(page, folder.path(), &storage);
     start(page, &storage, &folder.path().join("empty"), &bare, empty);
     growth(page, folder.path());
 }
@@ -118,24 +121,79 @@ fn against_fixed(
         changes.send(fleet, 20);
         changed.add(time(fleet.web, headers));
     }
+    by_static_bytes(
+        page,
+        encoding,
+        body.len(),
+        &limit,
+        &[
+            ("static bytes of the same size from hyper", &limit),
+            ("**the exporter**, nothing changed", &idle),
+            ("**the exporter**, 20 numbers changed", &changed),
+        ],
+    );
+}
+
+/// The table of a scrape.
+fn by_static_bytes(
+    page: &mut Page,
+    how: &str,
+    bytes: usize,
+    limit: &Figure,
+    figures: &[(&str, &Figure)],
+) {
     page.table(
         &format!(
-            "One scrape of {FLEET} numbers, {encoding}, {:.1} MB",
-            body.len() as f64 / 1e6
+            "One scrape of {FLEET} numbers, {how}, {:.1} MB",
+            bytes as f64 / 1e6
         ),
         &["", "ms, median", "by static bytes"],
     );
-    for (name, figure) in [
-        ("static bytes of the same size from hyper", &limit),
-        ("**the exporter**, nothing changed", &idle),
-        ("**the exporter**, 20 numbers changed", &changed),
-    ] {
+    for (name, figure) in figures {
         page.row(&[
             name,
             &format!("{:.1}", figure.median() * 1e3),
-            &figure.by(&limit).spread(),
+            &figure.by(limit).spread(),
         ]);
     }
+}
+
+/// Scrapes with a password, each side on a connection that is kept.
+fn over_tls(page: &mut Page, folder: &Path, storage: &Path) {
+    let tls = Tls::new(folder);
+    let fleet = Server::run(Command::new(EXPORTER), storage, Some(&tls));
+    let headers = format!("{GZIP}{PASSWORD}");
+    let mut scraped = tls.connect(fleet.web).expect("a connection");
+    let body = scraped.get("/metrics", &headers).expect("a page");
+    let file = folder.join("gzip-over-tls");
+    fs::write(&file, &body).expect("to keep the page");
+    let fixed = Server::limit_with_tls("fixed-gzip", &file, &tls);
+    let mut fetched = tls.connect(fixed.address).expect("a connection");
+    let seconds = |connection: &mut Connection| {
+        let began = Instant::now();
+        let got = connection.get("/metrics", &headers).expect("a page");
+        assert_eq!(got.len(), body.len());
+        began.elapsed().as_secs_f64()
+    };
+    let [mut limit, mut idle] = [(); 2].map(|()| Figure::default());
+    seconds(&mut fetched);
+    for _ in 0..2 * ROUNDS + 1 {
+        limit.add(seconds(&mut fetched));
+        idle.add(seconds(&mut scraped));
+    }
+    by_static_bytes(
+        page,
+        "gzip over TLS with a password on a kept connection",
+        body.len(),
+        &limit,
+        &[
+            (
+                "static bytes of the same size from hyper over the same TLS",
+                &limit,
+            ),
+            ("**the exporter**, nothing changed", &idle),
+        ],
+    );
 }
 
 /// Seconds of a scrape.

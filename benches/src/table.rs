@@ -66,14 +66,15 @@ impl Page {
         self.0.push('\n');
     }
 
-    /// Puts the tables in the place of those before, between the marks.
-    pub fn write(&self, path: &str) {
-        const BEGIN: &str = "<!-- make bench writes from here -->\n";
+    /// Puts the tables in the place of those before, between the marks of a command of the
+    /// Makefile.
+    pub fn write(&self, path: &str, command: &str) {
         const END: &str = "<!-- to here -->\n";
+        let begin = format!("<!-- make {command} writes from here -->\n");
         let page = fs::read_to_string(path).expect("the page");
-        let (head, rest) = page.split_once(BEGIN).expect("the first mark");
+        let (head, rest) = page.split_once(&begin).expect("the first mark");
         let (_, tail) = rest.split_once(END).expect("the second mark");
-        fs::write(path, format!("{head}{BEGIN}{}\n{END}{tail}", self.0))
+        fs::write(path, format!("{head}{begin}{}\n{END}{tail}", self.0))
             .expect("to write the page");
     }
 }

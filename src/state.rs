@@ -16,7 +16,7 @@ mod table;
 
 pub use account::Account;
 pub use entity::{Entity, Family, LabelValues, MetricKind, SampleWriter, Value};
-pub use fold::{Applied, Batch, Draft, Fold, Outcome, Record};
+pub use fold::{Applied, Batch, Draft, Fold, Forgettable, Forgotten, Outcome, Record};
 pub use heartbeat::{Heartbeat, HeartbeatKind};
 pub use limit::{Changes, Dated, Limit};
 pub use number::{Counts, Number};

@@ -145,13 +145,14 @@ impl Draft<'_> {
                 if !Arc::make_mut(&mut number).limit.apply(report, before) {
                     self.mark_differing(&key);
                 }
-                self.numbers.insert(key, number);
+                self.numbers.insert(key, Some(number));
             }
         }
         true
     }
 
-    fn all_numbers(&self, account: &AccountKey) -> Vec<NumberKey> {
+    /// The numbers of an account, and those that were forgotten since.
+    pub(super) fn all_numbers(&self, account: &AccountKey) -> Vec<NumberKey> {
         let members = self.fold.members.get(account).into_iter();
         let known = members.flat_map(|members| &members.all);
         let new = self

@@ -12,6 +12,7 @@
 use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
+use serde::Serialize;
 
 use super::{Account, Entity, Heartbeat, HeartbeatKind, Number, Table, number::QualityEvent};
 use crate::domain::{
@@ -41,16 +42,21 @@ pub(super) struct Members {
 #[derive(Debug)]
 pub struct Draft<'a> {
     pub(super) fold: &'a mut Fold,
-    pub(super) numbers: HashMap<NumberKey, Arc<Number>>,
-    accounts: HashMap<AccountKey, Arc<Account>>,
+    pub(super) numbers: Drafted<NumberKey>,
+    accounts: Drafted<AccountKey>,
     heartbeats: HashMap<ProviderName, Heartbeat>,
     /// Whether a heartbeat must be stored even if nothing else is.
     heartbeat_is_due: bool,
     pub(super) new_numbers: Vec<NumberKey>,
-    new_account_count: usize,
+    /// How many there are when this is published.
+    number_count: usize,
+    account_count: usize,
     /// As in [`Members`].
     pub(super) differing: HashMap<AccountKey, HashSet<PhoneNumber>>,
 }
+
+/// What is drafted under a key; `None` where it is to be forgotten.
+pub(super) type Drafted<K> = HashMap<K, Option<Arc<<K as Entity>::Record>>>;
 
 /// A key and what is known under it, as it is stored.
 #[derive(Clone, Debug)]
@@ -63,10 +69,32 @@ pub enum Record {
     Heartbeat(ProviderName, Heartbeat),
 }
 
-/// Records to store together, accounts first. Each stands under a key of its own, because a storage
-/// that is given two under one could not tell which counts.
+/// The key of a record that can be forgotten.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Forgettable {
+    /// Of a phone number.
+    Number(NumberKey),
+    /// Of an account.
+    Account(AccountKey),
+}
+
+/// How much was forgotten.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Forgotten {
+    /// Phone numbers.
+    pub phone_numbers: usize,
+    /// Accounts of which something was known besides their numbers.
+    pub accounts: usize,
+}
+
+/// What to store together: records, accounts first, and keys whose records are to be removed. Each
+/// key stands there once, because a storage that is given two records under one could not tell which
+/// counts.
 #[derive(Debug, Default)]
-pub struct Batch(Vec<Record>);
+pub struct Batch {
+    records: Vec<Record>,
+    forgotten: Vec<Forgettable>,
+}
 
 /// What became of a change.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -121,13 +149,14 @@ impl Fold {
     /// Begins a batch.
     pub fn draft(&mut self) -> Draft<'_> {
         Draft {
+            number_count: self.table.numbers.len(),
+            account_count: self.table.accounts.len(),
             fold: self,
             numbers: HashMap::new(),
             accounts: HashMap::new(),
             heartbeats: HashMap::new(),
             heartbeat_is_due: false,
             new_numbers: Vec::new(),
-            new_account_count: 0,
             differing: HashMap::new(),
         }
     }
@@ -146,6 +175,22 @@ impl Fold {
             Record::Heartbeat(provider, heartbeat) => {
                 self.heartbeats.insert(*provider, *heartbeat);
             }
+        }
+    }
+
+    fn forget(&mut self, key: &Forgettable) {
+        match key {
+            Forgettable::Number(key) => {
+                self.table.numbers.remove(key);
+                if let Some(members) = self.members.get_mut(&key.account) {
+                    members.all.remove(&key.phone_number);
+                    members.differing.remove(&key.phone_number);
+                    if members.all.is_empty() {
+                        self.members.remove(&key.account);
+                    }
+                }
+            }
+            Forgettable::Account(key) => self.table.accounts.remove(key),
         }
     }
 
@@ -189,12 +234,17 @@ impl Fold {
 impl Batch {
     /// The records.
     pub fn records(&self) -> &[Record] {
-        &self.0
+        &self.records
+    }
+
+    /// The keys whose records are to be removed.
+    pub fn forgotten(&self) -> &[Forgettable] {
+        &self.forgotten
     }
 
     /// Whether there is nothing to store.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.records.is_empty() && self.forgotten.is_empty()
     }
 }
 
@@ -237,22 +287,66 @@ impl Draft<'_> {
         self.heartbeat_is_due |= heartbeat.note(kind, accepted_at);
     }
 
+    /// Forgets a phone number, or an account with all its numbers. What is reported of them later is
+    /// the first that is known.
+    pub fn forget(&mut self, key: &Forgettable) -> Forgotten {
+        let mut forgotten = Forgotten::default();
+        let numbers = match key {
+            Forgettable::Number(key) => vec![key.clone()],
+            Forgettable::Account(key) => {
+                if self.account(key).is_some() {
+                    self.accounts.insert(key.clone(), None);
+                    self.account_count -= 1;
+                    forgotten.accounts += 1;
+                }
+                self.all_numbers(key)
+            }
+        };
+        for key in numbers {
+            if self.number(&key).is_some() {
+                if let Some(differing) = self.differing.get_mut(&key.account) {
+                    differing.remove(&key.phone_number);
+                }
+                self.numbers.insert(key, None);
+                self.number_count -= 1;
+                forgotten.phone_numbers += 1;
+            }
+        }
+        forgotten
+    }
+
     /// What to store before it is published.
     pub fn batch(&self) -> Batch {
-        let accounts = self.accounts.iter();
-        let accounts = accounts.map(|(key, known)| Record::Account(key.clone(), Arc::clone(known)));
-        let numbers = self.numbers.iter();
-        let numbers = numbers.map(|(key, known)| Record::Number(key.clone(), Arc::clone(known)));
-        let mut records: Vec<_> = accounts.chain(numbers).collect();
-        if self.heartbeat_is_due || !records.is_empty() {
-            let heartbeats = self.heartbeats.iter();
-            records.extend(heartbeats.map(|(name, known)| Record::Heartbeat(*name, *known)));
+        let mut batch = Batch::default();
+        for (key, drafted) in &self.accounts {
+            match drafted {
+                Some(known) => batch
+                    .records
+                    .push(Record::Account(key.clone(), Arc::clone(known))),
+                None => batch.forgotten.push(Forgettable::Account(key.clone())),
+            }
         }
-        Batch(records)
+        for (key, drafted) in &self.numbers {
+            match drafted {
+                Some(known) => batch
+                    .records
+                    .push(Record::Number(key.clone(), Arc::clone(known))),
+                None => batch.forgotten.push(Forgettable::Number(key.clone())),
+            }
+        }
+        if self.heartbeat_is_due || !batch.is_empty() {
+            let heartbeats = self.heartbeats.iter();
+            let heartbeats = heartbeats.map(|(name, known)| Record::Heartbeat(*name, *known));
+            batch.records.extend(heartbeats);
+        }
+        batch
     }
 
     /// Shows what [`Draft::batch`] returned, now that it is durable.
     pub fn publish(self, batch: &Batch) {
+        for key in batch.forgotten() {
+            self.fold.forget(key);
+        }
         for (account, phone_numbers) in self.differing {
             let members = self.fold.members.entry(account).or_default();
             members.differing.extend(phone_numbers);
@@ -263,11 +357,11 @@ impl Draft<'_> {
     }
 
     pub(super) fn has_no_room_for_a_number(&self) -> bool {
-        self.fold.table.numbers.len() + self.new_numbers.len() >= self.fold.max_phone_numbers
+        self.number_count >= self.fold.max_phone_numbers
     }
 
     pub(super) fn has_no_room_for_an_account(&self) -> bool {
-        self.fold.table.accounts.len() + self.new_account_count >= self.fold.max_phone_numbers
+        self.account_count >= self.fold.max_phone_numbers
     }
 
     pub(super) fn number(&self, key: &NumberKey) -> Option<Arc<Number>> {
@@ -281,13 +375,14 @@ impl Draft<'_> {
     pub(super) fn put_number(&mut self, key: NumberKey, number: Number, is_new: bool) {
         if is_new {
             self.new_numbers.push(key.clone());
+            self.number_count += 1;
         }
-        self.numbers.insert(key, Arc::new(number));
+        self.numbers.insert(key, Some(Arc::new(number)));
     }
 
     pub(super) fn put_account(&mut self, key: AccountKey, account: Account) {
-        self.new_account_count += usize::from(self.account(&key).is_none());
-        self.accounts.insert(key, Arc::new(account));
+        self.account_count += usize::from(self.account(&key).is_none());
+        self.accounts.insert(key, Some(Arc::new(account)));
     }
 
     /// Notes that a number may show another limit than its account.
@@ -298,15 +393,11 @@ impl Draft<'_> {
 }
 
 /// What is drafted under a key, or else what is published.
-fn known<K: Entity>(
-    drafted: &HashMap<K, Arc<K::Record>>,
-    table: &Table,
-    key: &K,
-) -> Option<Arc<K::Record>> {
-    drafted
-        .get(key)
-        .cloned()
-        .or_else(|| K::shards(table).get(key))
+fn known<K: Entity>(drafted: &Drafted<K>, table: &Table, key: &K) -> Option<Arc<K::Record>> {
+    match drafted.get(key) {
+        Some(drafted) => drafted.clone(),
+        None => K::shards(table).get(key),
+    }
 }
 
 impl Received<'_> {

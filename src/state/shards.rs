@@ -93,6 +93,18 @@ impl<K: Entity> Shards<K> {
         before
     }
 
+    /// Shows an entry no longer, where there is one.
+    pub(super) fn remove(&self, key: &K) {
+        let slot = self.lock(Self::shard_of(key));
+        if let Some(mut slot) = slot
+            && let Some(shard) = slot.as_mut()
+            && shard.entries.remove(key).is_some()
+        {
+            shard.version += 1;
+            self.len.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
     /// The version of a shard; 0 while it is empty.
     pub fn version(&self, shard: usize) -> u64 {
         self.lock(shard)

@@ -9,13 +9,19 @@ use serde_json::Value;
 use crate::{
     domain::{AccountKey, EventKind, NumberKey, ProviderName},
     providers,
-    state::{Entity, Record},
+    state::{Entity, Forgettable, Record},
 };
 
 /// The version of the documents.
 const VERSION: u32 = 1;
 /// The kind of a provider's signs of life.
 const HEARTBEAT: &str = "provider";
+/// The kind of the mark that something was forgotten.
+const FORGOTTEN: &str = "forgotten";
+/// The key of that mark, of which there is one.
+pub(super) const FORGOTTEN_KEY: &str = r#"["forgotten",""]"#;
+/// Its document.
+pub(super) const FORGOTTEN_DOCUMENT: &str = r#"{"version":1,"record":{}}"#;
 
 /// A stored document.
 #[derive(Serialize, Deserialize)]
@@ -41,16 +47,25 @@ pub(super) enum Unreadable {
 
 /// The document's key: a JSON list, because a phone number may hold any separator.
 pub(super) fn key_of(record: &Record) -> serde_json::Result<Vec<u8>> {
-    fn key_of_entity<K: Entity>(key: &K) -> serde_json::Result<Vec<u8>> {
-        let mut parts = key.label_values();
-        parts.insert(0, K::KIND);
-        serde_json::to_vec(parts.as_slice())
-    }
     match record {
         Record::Number(key, _) => key_of_entity(key),
         Record::Account(key, _) => key_of_entity(key),
         Record::Heartbeat(provider, _) => serde_json::to_vec(&[HEARTBEAT, provider.as_str()]),
     }
+}
+
+/// The key of the document that is to be removed.
+pub(super) fn key_of_forgotten(key: &Forgettable) -> serde_json::Result<Vec<u8>> {
+    match key {
+        Forgettable::Number(key) => key_of_entity(key),
+        Forgettable::Account(key) => key_of_entity(key),
+    }
+}
+
+fn key_of_entity<K: Entity>(key: &K) -> serde_json::Result<Vec<u8>> {
+    let mut parts = key.label_values();
+    parts.insert(0, K::KIND);
+    serde_json::to_vec(parts.as_slice())
 }
 
 /// Appends the document.
@@ -71,8 +86,8 @@ pub(super) fn write(record: &Record, text: &mut Vec<u8>) -> serde_json::Result<(
     }
 }
 
-/// Reads a document under its key.
-pub(super) fn read(key: &str, value: &str) -> Result<Record, Unreadable> {
+/// Reads a document under its key; `None` where it is the mark that something was forgotten.
+pub(super) fn read(key: &str, value: &str) -> Result<Option<Record>, Unreadable> {
     let damaged = Unreadable::Damaged("a key is not readable");
     // Owned: what is escaped in JSON cannot be borrowed from it.
     let Ok(parts) = serde_json::from_str::<Vec<String>>(key) else {
@@ -86,18 +101,19 @@ pub(super) fn read(key: &str, value: &str) -> Result<Record, Unreadable> {
         Some(provider) => Ok(provider.name),
         None => Err(Unreadable::newer("provider", provider)),
     };
-    match *kind {
+    Ok(Some(match *kind {
         NumberKey::KIND => {
             let (key, number) = read_entity(find()?, rest, value)?;
-            Ok(Record::Number(key, number))
+            Record::Number(key, number)
         }
         AccountKey::KIND => {
             let (key, account) = read_entity(find()?, rest, value)?;
-            Ok(Record::Account(key, account))
+            Record::Account(key, account)
         }
-        HEARTBEAT => Ok(Record::Heartbeat(find()?, content(value)?)),
-        _ => Err(Unreadable::newer("kind of record", kind)),
-    }
+        HEARTBEAT => Record::Heartbeat(find()?, content(value)?),
+        FORGOTTEN => return Ok(None),
+        _ => return Err(Unreadable::newer("kind of record", kind)),
+    }))
 }
 
 fn read_entity<K: Entity>(

@@ -19,7 +19,7 @@ use std::{
 };
 
 use rusqlite::{
-    Connection, Row,
+    Connection, Row, Transaction,
     config::DbConfig,
     hooks::Wal,
     types::{ToSqlOutput, ValueRef},
@@ -166,10 +166,11 @@ impl Sqlite {
             let (Some(key), Some(value)) = (text(row, 0), text(row, 1)) else {
                 return Err(malformed(&self.database));
             };
-            each(document::read(key, value).map_err(|error| match error {
+            let record = document::read(key, value).map_err(|error| match error {
                 Unreadable::Newer(what) => StoreError::newer(&self.database, &what),
                 Unreadable::Damaged(what) => StoreError::damaged(&self.database, what),
-            })?);
+            })?;
+            record.into_iter().for_each(&mut *each);
         }
         Ok(())
     }
@@ -210,24 +211,25 @@ impl Store for Sqlite {
     }
 
     fn commit(&mut self, batch: &Batch) -> Result<(), StoreError> {
-        let records = batch.records();
+        let failed = |source| self.failed("commit", source);
+        let forgotten = keys_of(batch.forgotten(), document::key_of_forgotten).map_err(failed)?;
+        let mut keys = keys_of(batch.records(), document::key_of).map_err(failed)?;
+        let mut records: Vec<_> = batch.records().iter().map(Some).collect();
+        if !forgotten.is_empty() {
+            keys.push(document::FORGOTTEN_KEY.as_bytes().into());
+            records.push(None);
+        }
         let rows = self.rows.allocate(records.len());
-        let key = |record| {
-            document::key_of(record)
-                .map(Vec::into_boxed_slice)
-                .map_err(unwritable)
-        };
-        let keys = records.iter().map(key).collect::<Result<Vec<_>, _>>();
-        let keys = keys.map_err(|source| self.failed("commit", source))?;
         let revision = self.rows.last_revision + 1;
-        let live_sum = keys.iter().fold(self.rows.live_sum, |sum, key| {
-            sum + revision - self.rows.revision_of(key)
-        });
+        let added = keys.iter().map(|key| revision - self.rows.revision_of(key));
+        let removed = forgotten.iter().map(|key| self.rows.revision_of(key));
+        let live_sum = self.rows.live_sum + added.sum::<i64>() - removed.sum::<i64>();
         let rows_of_records = keys.iter().zip(records).zip(&rows);
         let placed = rows_of_records.map(|((key, record), row)| (*row, &**key, record));
-        write(&mut self.connection, placed, revision, live_sum)
+        write(&mut self.connection, placed, &forgotten, revision, live_sum)
             .map_err(|source| self.failed("commit", source))?;
         self.rows.last_revision = revision;
+        forgotten.iter().for_each(|key| self.rows.forget(key));
         for (key, row) in keys.into_iter().zip(rows) {
             self.rows.mark_live(key, row, revision);
         }
@@ -269,10 +271,20 @@ fn malformed(database: &Path) -> StoreError {
     StoreError::damaged(database, "a row is not of its types")
 }
 
-/// Writes records with their keys into rows, all or none.
+fn keys_of<T>(
+    all: &[T],
+    key_of: fn(&T) -> serde_json::Result<Vec<u8>>,
+) -> rusqlite::Result<Vec<Box<[u8]>>> {
+    let key = |one| key_of(one).map(Vec::into_boxed_slice).map_err(unwritable);
+    all.iter().map(key).collect()
+}
+
+/// Writes records with their keys into rows, the mark where there is no record, and empties the rows
+/// of all versions of what is forgotten: all of it or nothing.
 fn write<'a>(
     connection: &mut Connection,
-    placed: impl Iterator<Item = (usize, &'a [u8], &'a Record)>,
+    placed: impl Iterator<Item = (usize, &'a [u8], Option<&'a Record>)>,
+    forgotten: &[Box<[u8]>],
     revision: i64,
     live_sum: i64,
 ) -> rusqlite::Result<()> {
@@ -284,13 +296,32 @@ fn write<'a>(
     let mut value = Vec::new();
     for (row, key, record) in placed {
         value.clear();
-        document::write(record, &mut value).map_err(unwritable)?;
+        match record {
+            Some(record) => document::write(record, &mut value).map_err(unwritable)?,
+            None => value.extend_from_slice(document::FORGOTTEN_DOCUMENT.as_bytes()),
+        }
         let id = i64::try_from(row + 1).map_err(unwritable)?;
         let [key, value] = [key, &value].map(|text| ToSqlOutput::Borrowed(ValueRef::Text(text)));
         statement.execute((id, revision, live_sum, key, value))?;
     }
     drop(statement);
+    if !forgotten.is_empty() {
+        empty_rows(&transaction, forgotten)?;
+    }
     transaction.commit()
+}
+
+/// There is no index by key, so that all keys are looked for in one pass.
+fn empty_rows(transaction: &Transaction<'_>, keys: &[Box<[u8]>]) -> rusqlite::Result<()> {
+    let text = |key: &Box<[u8]>| str::from_utf8(key).map(str::to_owned).map_err(unwritable);
+    let keys = keys.iter().map(text).collect::<Result<Vec<_>, _>>()?;
+    let keys = serde_json::to_string(&keys).map_err(unwritable)?;
+    transaction.execute(
+        "UPDATE versions SET revision = 0, total = 0, key = ?1, value = '' \
+         WHERE key IN (SELECT value FROM json_each(?2))",
+        (document::FORGOTTEN_KEY, keys),
+    )?;
+    Ok(())
 }
 
 /// Commits something that changes nothing.

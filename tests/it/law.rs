@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::{collection::vec, option, prelude::*, sample::Index};
 use serde_json::{Value as Json, json};
 use whatsapp_quality_exporter::{
-    domain::{Change, EventKind, Timestamp},
-    state::{Heartbeat, HeartbeatKind, Record},
+    domain::{AccountKey, Change, EventKind, NumberKey, PhoneNumber, Timestamp, WabaId},
+    state::{Draft, Forgettable, Heartbeat, HeartbeatKind, Record},
     store::{Sqlite, Store},
 };
 
@@ -55,6 +55,8 @@ enum What {
         business: Option<u64>,
         waba: Option<u64>,
     },
+    /// The operator removes a number, or the account with all its numbers.
+    Forget { number: Option<String> },
 }
 
 /// A limit as it is sent, or null.
@@ -104,6 +106,22 @@ proptest! {
 }
 
 proptest! {
+    #![proptest_config(cases(512))]
+
+    #[test]
+    fn what_was_forgotten_begins_anew(
+        (said, arrivals) in with_forgetting().prop_flat_map(|said| {
+            let arrivals = arriving((0..said.len()).collect());
+            (Just(said), arrivals)
+        })
+    ) {
+        let mut memory = Memory::default();
+        deliver(&mut memory, &said, &arrivals, &|_| at(NEW_YEAR));
+        prop_assert_eq!(lawful(&memory), model(&said));
+    }
+}
+
+proptest! {
     #![proptest_config(cases(32))]
 
     #[test]
@@ -123,8 +141,8 @@ proptest! {
             restarted = load(&mut store);
             let mut draft = restarted.fold.draft();
             draft.note(provider("meta").name, HeartbeatKind::Accepted, at(clock));
-            for change in arrivals.iter().flat_map(|arrival| said[arrival.said].changes(arrival.said)) {
-                draft.apply(&change, at(clock));
+            for arrival in arrivals {
+                said[arrival.said].apply(&mut draft, arrival.said, at(clock));
             }
             store.commit(&draft.batch()).unwrap();
             drop(store);
@@ -385,9 +403,7 @@ fn deliver(
     let apply = |memory: &mut Memory, batch: &[usize], commits: bool| {
         let mut draft = memory.fold.draft();
         for index in batch {
-            for change in said[*index].changes(*index) {
-                draft.apply(&change, clock(*index));
-            }
+            said[*index].apply(&mut draft, *index, clock(*index));
         }
         if commits {
             publish(draft);
@@ -503,6 +519,13 @@ fn model(said: &[Report]) -> BTreeSet<String> {
                     account.most = [*business, *waba];
                 }
             }
+            What::Forget {
+                number: Some(number),
+            } => drop(numbers.remove(&(account, number))),
+            What::Forget { number: None } => {
+                accounts.remove(account.as_str());
+                numbers.retain(|(of, _), _| of != account);
+            }
         }
     }
 
@@ -584,6 +607,27 @@ fn happened(index: usize) -> i64 {
 }
 
 impl Report {
+    /// Folds what it says, or forgets.
+    fn apply(&self, draft: &mut Draft<'_>, index: usize, accepted_at: Timestamp) {
+        let What::Forget { number } = &self.what else {
+            for change in self.changes(index) {
+                draft.apply(&change, accepted_at);
+            }
+            return;
+        };
+        let account = AccountKey {
+            provider: provider("meta").name,
+            waba_id: WabaId::from_stored(&self.account),
+        };
+        draft.forget(&match number {
+            None => Forgettable::Account(account),
+            Some(number) => Forgettable::Number(NumberKey {
+                account,
+                phone_number: PhoneNumber::from_stored(number),
+            }),
+        });
+    }
+
     /// What the parser makes of it; its place among the others is its time.
     fn changes(&self, index: usize) -> Vec<Change> {
         let (field, value) = match &self.what {
@@ -608,6 +652,7 @@ impl Report {
                 json!({"max_daily_conversations_per_business": portfolio, "max_daily_conversation_per_phone": per_phone,
                     "max_phone_numbers_per_business": business, "max_phone_numbers_per_waba": waba}),
             ),
+            What::Forget { .. } => return Vec::new(),
         };
         let change = json!({"field": field, "value": value});
         let entry = json!({"id": self.account, "time": happened(index), "changes": [change]});
@@ -617,12 +662,36 @@ impl Report {
 
 /// Deliveries of a few numbers and accounts, as many as a record remembers.
 fn plain() -> impl Strategy<Value = Vec<Report>> {
+    vec(plain_report(), 1..=WINDOW)
+}
+
+fn plain_report() -> impl Strategy<Value = Report> + Clone {
     let account = prop::sample::select(vec!["300000000000101", "300000000000202", ""])
         .prop_map(str::to_owned);
     let number = prop::sample::select(vec!["447700900101", "447700900202", "4477***00303"])
         .prop_map(str::to_owned);
     let limit = prop::sample::select(LIMITS.as_slice()).prop_map(Json::from);
-    vec(said(account, number, limit), 1..=WINDOW)
+    said(account, number, limit)
+}
+
+/// The same, with numbers and accounts that are removed in between.
+fn with_forgetting() -> impl Strategy<Value = Vec<Report>> {
+    vec(or_forgotten(plain_report()), 1..=WINDOW)
+}
+
+/// A report, or that what a report is about is removed.
+fn or_forgotten(
+    report: impl Strategy<Value = Report> + Clone + 'static,
+) -> impl Strategy<Value = Report> {
+    let forget = report.clone().prop_map(|Report { account, what }| {
+        let number = match what {
+            What::Quality { number, .. } => Some(number),
+            _ => None,
+        };
+        let what = What::Forget { number };
+        Report { account, what }
+    });
+    prop_oneof![4 => report, 1 => forget]
 }
 
 /// Deliveries with whatever stands in a number, an account or a limit.
@@ -633,14 +702,15 @@ fn strange() -> impl Strategy<Value = Vec<Report>> {
         1 => "(TIER_)?[0-9]{1,15}[KM]?".prop_map(Json::from),
         4 => prop::sample::select(LIMITS.as_slice()).prop_map(Json::from),
     ];
-    vec(said(name.clone(), name, limit), 1..=WINDOW)
+    let report = said(name.clone(), name, limit);
+    vec(or_forgotten(report), 1..=WINDOW)
 }
 
 fn said(
     account: impl Strategy<Value = String> + Clone + 'static,
-    number: impl Strategy<Value = String> + 'static,
+    number: impl Strategy<Value = String> + Clone + 'static,
     limit: impl Strategy<Value = Word> + Clone + 'static,
-) -> impl Strategy<Value = Report> {
+) -> impl Strategy<Value = Report> + Clone {
     let limit = prop_oneof![Just(Json::Null), limit];
     let named = account.clone().prop_map(|account| {
         if account.is_empty() {

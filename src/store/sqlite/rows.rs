@@ -25,6 +25,10 @@ const SPARE: usize = 1024;
 /// After commit 4 the rows 3 and 4 are live. If a disk brings back an old page, so that row 3 is
 /// not what commit 3 wrote, b is found in row 1: the live revisions add up to 4 + 1 = 5, row 4 says
 /// 7, and the damage is seen.
+///
+/// Where documents are forgotten, every row that holds a version of them is emptied: it gets the
+/// revision 0 and the key of a mark. The mark is a document like any other and is written in the
+/// same commit, so that a row has the sum without them.
 #[derive(Debug, Default)]
 pub(super) struct RowTable {
     /// The revision of each row that holds the newest document under its key; 0 of a row that is
@@ -64,6 +68,15 @@ impl RowTable {
             .and_then(|row| self.live_revision.get(*row))
             .copied()
             .unwrap_or_default()
+    }
+
+    /// Notes that no row holds a document under a key any more.
+    pub(super) fn forget(&mut self, key: &[u8]) {
+        self.live_sum -= self.revision_of(key);
+        let row = self.row_of_key.remove(key);
+        if let Some(live_revision) = row.and_then(|row| self.live_revision.get_mut(row)) {
+            *live_revision = 0;
+        }
     }
 
     /// Notes that a row holds the newest document under a key.

@@ -11,7 +11,8 @@ use clap::{
 use tracing::level_filters::LevelFilter;
 
 use crate::{
-    config::{Config, ListenAddress, Role, SecretPlace, SecretSource, variable},
+    config::{Config, ListenAddress, PRIVACY_KEY_FILE, Role, SecretPlace, SecretSource, variable},
+    domain::NumberPrivacy,
     http::is_taken,
     providers,
     telemetry::LogFormat,
@@ -23,6 +24,7 @@ const SYSTEMD_SOCKET: &str = "web.systemd-socket";
 const TELEMETRY_PATH: &str = "web.telemetry-path";
 const MAX_REQUESTS: &str = "web.max-requests";
 const ENABLE_LIFECYCLE: &str = "web.enable-lifecycle";
+const ENABLE_ADMIN_API: &str = "web.enable-admin-api";
 const MAX_WEB_CONNECTIONS: &str = "web.max-connections";
 const MAX_WEBHOOK_CONNECTIONS: &str = "webhook.max-connections";
 const TRUSTED_PROXY: &str = "webhook.trusted-proxy";
@@ -30,6 +32,7 @@ const WEB_CONFIG_FILE: &str = Role::Web.flag();
 const WEBHOOK_CONFIG_FILE: &str = Role::Webhook.flag();
 const STORAGE_PATH: &str = "storage.path";
 const MAX_PHONE_NUMBERS: &str = "limits.max-phone-numbers";
+const PRIVACY: &str = "privacy.phone-numbers";
 const ALLOW_UNAUTHENTICATED: &str = "webhook.allow-unauthenticated";
 const LOG_LEVEL: &str = "log.level";
 const LOG_FORMAT: &str = "log.format";
@@ -52,6 +55,9 @@ pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Config, cla
         telemetry_path: one(&matches, TELEMETRY_PATH),
         max_requests: one(&matches, MAX_REQUESTS),
         enable_lifecycle: matches.get_flag(ENABLE_LIFECYCLE),
+        enable_admin_api: matches.get_flag(ENABLE_ADMIN_API),
+        number_privacy: one(&matches, PRIVACY),
+        privacy_key_file: many(&matches, PRIVACY_KEY_FILE).next().cloned(),
         max_web_connections: one(&matches, MAX_WEB_CONNECTIONS),
         max_webhook_connections: one(&matches, MAX_WEBHOOK_CONNECTIONS),
         trusted_proxies: many(&matches, TRUSTED_PROXY).copied().collect(),
@@ -136,7 +142,7 @@ pub fn command() -> Command {
         .args(other_flags())
 }
 
-fn listener_flags() -> [Arg; 12] {
+fn listener_flags() -> [Arg; 13] {
     let names = providers::ALL.iter().map(|provider| provider.name.as_str());
     let names: Vec<_> = names.collect();
     let max_connections = |name| {
@@ -175,6 +181,10 @@ fn listener_flags() -> [Arg; 12] {
         switch(
             ENABLE_LIFECYCLE,
             "let POST /-/reload read secrets and web configurations again, as SIGHUP does",
+        ),
+        switch(
+            ENABLE_ADMIN_API,
+            "let DELETE below /api/v1 remove phone numbers and accounts",
         ),
         config_file(
             WEB_CONFIG_FILE,
@@ -219,7 +229,7 @@ fn secret_flags() -> impl Iterator<Item = Arg> {
     })
 }
 
-fn other_flags() -> [Arg; 5] {
+fn other_flags() -> [Arg; 7] {
     [
         flag(STORAGE_PATH, "FOLDER", "folder of the embedded storage")
             .default_value("data")
@@ -231,6 +241,19 @@ fn other_flags() -> [Arg; 5] {
         )
         .default_value("1000000")
         .value_parser(value_parser!(usize)),
+        flag(
+            PRIVACY,
+            "HOW",
+            "show phone numbers plain; masked to their last four digits and a hash; or hashed",
+        )
+        .default_value("plain")
+        .value_parser(NumberPrivacy::from_str),
+        flag(
+            PRIVACY_KEY_FILE,
+            "FILE",
+            "file with the key of these hashes, which is read at the start",
+        )
+        .value_parser(value_parser!(PathBuf)),
         flag(LOG_LEVEL, "LEVEL", "least severe level that is logged")
             .default_value("info")
             .value_parser(ValueParser::new(log_level)),

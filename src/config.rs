@@ -14,7 +14,14 @@ pub(crate) use secrets::variable;
 pub use secrets::{Secret, SecretError, SecretPlace, SecretSource, Secrets};
 pub use web::{Changes, RateLimit, Role, WebConfig, WebConfigError};
 
-use crate::{domain::ProviderName, providers, telemetry::LogFormat};
+use crate::{
+    domain::{NumberPrivacy, ProviderName, Pseudonyms},
+    providers,
+    telemetry::LogFormat,
+};
+
+/// The flag that names the file with the key of the pseudonyms.
+pub(crate) const PRIVACY_KEY_FILE: &str = "privacy.key-file";
 
 /// What the program was told.
 #[derive(Debug)]
@@ -31,6 +38,12 @@ pub struct Config {
     pub max_requests: usize,
     /// Whether `POST /-/reload` reads the secrets again.
     pub enable_lifecycle: bool,
+    /// Whether `DELETE` removes phone numbers and accounts.
+    pub enable_admin_api: bool,
+    /// How phone numbers are shown on every page.
+    pub number_privacy: NumberPrivacy,
+    /// The file with the key of the pseudonyms of phone numbers.
+    pub privacy_key_file: Option<PathBuf>,
     /// Connections to the web listeners at a time; 0 for as many as the file descriptors allow.
     pub max_web_connections: usize,
     /// Connections to the webhook listeners at a time, likewise.
@@ -78,6 +91,12 @@ pub enum ConfigError {
     /// A web configuration cannot be taken.
     #[error(transparent)]
     Web(#[from] WebConfigError),
+    /// The key of the pseudonyms is missing.
+    #[error(
+        "--privacy.phone-numbers needs a key, because a hash without one is undone by trying all \
+         numbers; write a long random text into a file and name it in --{PRIVACY_KEY_FILE}"
+    )]
+    NoPrivacyKey,
     /// No provider has a secret and none is named, so that every webhook would be refused.
     #[error(
         "no provider is on, so no webhook would be accepted; set the secret of each provider you \
@@ -126,6 +145,21 @@ impl Config {
             .as_ref()
             .map(|path| WebConfig::read(role, path, before));
         Ok(Arc::new(config.transpose()?.unwrap_or_default()))
+    }
+
+    /// What is shown in the place of phone numbers, with the key that its file has now; `None` where
+    /// they are shown as they are. It is read once, at the start: another key makes other series.
+    ///
+    /// # Errors
+    ///
+    /// Where a key is needed and none can be read.
+    pub fn read_pseudonyms(&self) -> Result<Option<Pseudonyms>, ConfigError> {
+        if self.number_privacy == NumberPrivacy::Plain {
+            return Ok(None);
+        }
+        let path = self.privacy_key_file.as_ref();
+        let key = secrets::read_key(PRIVACY_KEY_FILE, path.ok_or(ConfigError::NoPrivacyKey)?)?;
+        Ok(self.number_privacy.pseudonyms(&key))
     }
 
     fn read_secrets(&self) -> Result<Secrets, ConfigError> {

@@ -7,6 +7,7 @@ mod event;
 mod key;
 mod limit;
 mod provider;
+mod pseudonym;
 mod time;
 
 pub use change::{
@@ -17,4 +18,5 @@ pub use event::EventKind;
 pub use key::{AccountKey, InvalidKey, NumberKey, PhoneNumber, WabaId};
 pub use limit::{Direction, MessagingLimit};
 pub use provider::ProviderName;
+pub use pseudonym::{NumberPrivacy, Pseudonyms};
 pub use time::Timestamp;

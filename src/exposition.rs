@@ -138,14 +138,13 @@ impl Exposition {
             Encoding::Gzip => PageBuilder::Gzip(gzip::Member::default()),
         };
         self.numbers
-            .write(&self.table.numbers, options, &mut page, deflater);
+            .write(&self.table, options, &mut page, deflater);
         if options.part.remainder == 0 {
             let whole = ScrapeOptions {
                 part: ShardFilter::WHOLE,
                 ..options
             };
-            self.accounts
-                .write(&self.table.accounts, whole, &mut page, deflater);
+            self.accounts.write(&self.table, whole, &mut page, deflater);
             let mut text = Vec::new();
             text::write_exporter_families(&mut text, options.format, exporter_families);
             page.push_text(text, deflater);

@@ -5,7 +5,7 @@
 //! | webhook | `/webhooks/PROVIDER`, `/webhooks/PROVIDER/TOKEN` | the provider's | [`Webhooks`] |
 //! | webhook | `/webhooks/PROVIDER` of a provider with a handshake | GET | its challenge |
 //! | web | `--web.telemetry-path` | GET, HEAD | the metrics |
-//! | web | those of [`ROUTES`] | GET, HEAD | [`Web`] |
+//! | web | those of [`ROUTES`] | each its own | [`Web`] |
 //!
 //! Everything else is 404. Nothing of the web listener is reachable through the webhook listener.
 
@@ -18,6 +18,7 @@ mod limits;
 mod negotiate;
 mod passwords;
 mod protection;
+mod remove;
 mod scrape;
 mod server;
 mod web;
@@ -26,7 +27,9 @@ mod webhook;
 use bytes::Bytes;
 use hyper::{
     HeaderMap, Response, StatusCode, Version,
-    header::{ALLOW, AsHeaderName, CONTENT_TYPE, HOST, HeaderValue, X_CONTENT_TYPE_OPTIONS},
+    header::{
+        ALLOW, AsHeaderName, CONTENT_TYPE, HOST, HeaderValue, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
+    },
     http::request::Parts,
 };
 use serde::Serialize;
@@ -36,7 +39,7 @@ pub use authenticate::Authenticator;
 pub use limits::{Connections, Limits};
 pub use protection::Protection;
 pub use server::{Handler, serve};
-pub use web::{ROUTES, Reload, Route, Web, is_taken};
+pub use web::{Operations, ROUTES, Reload, Route, Web, is_taken};
 pub use webhook::{Endpoint, Webhooks};
 
 /// A whole answer.
@@ -44,6 +47,8 @@ pub type Answer = Response<PageBody>;
 
 const JSON: &str = "application/json";
 const HTML: &str = "text/html; charset=utf-8";
+/// Seconds after which a sender may try again.
+const RETRY_SECONDS: HeaderValue = HeaderValue::from_static("5");
 const PLAIN: &str = "text/plain; charset=utf-8";
 
 fn answer(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Answer {
@@ -73,6 +78,13 @@ fn error(status: StatusCode, sentence: &str) -> Answer {
         error: &'a str,
     }
     json(status, &Error { error: sentence })
+}
+
+/// An error that the client may try again after [`RETRY_SECONDS`].
+fn unavailable(sentence: &str) -> Answer {
+    let mut answer = error(StatusCode::SERVICE_UNAVAILABLE, sentence);
+    answer.headers_mut().insert(RETRY_AFTER, RETRY_SECONDS);
+    answer
 }
 
 /// A request of HTTP/1.1 names exactly one host (RFC 9112, 3.2); otherwise the answer says so.

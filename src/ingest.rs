@@ -23,7 +23,11 @@ use tokio::sync::{
 pub use writer::RunningWriter;
 
 use crate::{
-    domain::ProviderName, providers::Parsed, state::Fold, store::Store, telemetry::Telemetry,
+    domain::ProviderName,
+    providers::Parsed,
+    state::{Fold, Forgettable, Forgotten},
+    store::Store,
+    telemetry::Telemetry,
 };
 use writer::Writer;
 
@@ -78,15 +82,31 @@ pub enum IngestError {
     Storage,
 }
 
-/// A submission in the queue.
+/// What waits in the queue.
 #[derive(Debug)]
-struct Job {
-    provider: ProviderName,
-    submission: Submission,
-    reply: ReplySender,
+enum Job {
+    Submission {
+        provider: ProviderName,
+        submission: Submission,
+        reply: ReplySender,
+    },
+    Removal {
+        key: Forgettable,
+        reply: oneshot::Sender<Result<Forgotten, IngestError>>,
+    },
 }
 
 type ReplySender = oneshot::Sender<Result<OutcomeCounts, IngestError>>;
+
+/// The end of the queue at which the writer takes.
+#[derive(Debug)]
+pub struct Jobs(mpsc::Receiver<Job>);
+
+/// The queue of a writer that is not started yet.
+pub fn queue() -> (WriterQueue, Jobs) {
+    let (sender, jobs) = mpsc::channel(QUEUE);
+    (WriterQueue(sender), Jobs(jobs))
+}
 
 /// Starts the writer on a thread of its own, over the state that is loaded.
 ///
@@ -94,16 +114,16 @@ type ReplySender = oneshot::Sender<Result<OutcomeCounts, IngestError>>;
 ///
 /// Where the system gives no thread.
 pub fn start<S: Store + 'static>(
+    jobs: Jobs,
     fold: Fold,
     store: S,
     writer_status: &Arc<WriterStatus>,
     telemetry: Arc<Telemetry>,
     log_phone_numbers: bool,
-) -> io::Result<(RunningWriter, WriterQueue)> {
-    let (sender, queue) = mpsc::channel(QUEUE);
+) -> io::Result<RunningWriter> {
     let (replies, mut ready) = mpsc::unbounded_channel();
     let writer = Writer::new(
-        queue,
+        jobs.0,
         replies,
         fold,
         store,
@@ -122,7 +142,7 @@ pub fn start<S: Store + 'static>(
         }
     });
     writer_status.is_loaded.store(true, Ordering::Relaxed);
-    Ok((running, WriterQueue(sender)))
+    Ok(running)
 }
 
 impl WriterQueue {
@@ -137,12 +157,35 @@ impl WriterQueue {
         submission: Submission,
     ) -> impl Future<Output = Result<OutcomeCounts, IngestError>> + use<> {
         let (reply, result) = oneshot::channel();
-        let queued = self.0.try_send(Job {
-            provider,
-            submission,
-            reply,
-        });
-        let queued = queued.map_err(|error| match error {
+        self.send(
+            Job::Submission {
+                provider,
+                submission,
+                reply,
+            },
+            result,
+        )
+    }
+
+    /// Removes a phone number, or an account with all its numbers, and waits until that is durable.
+    ///
+    /// # Errors
+    ///
+    /// Nothing was removed; [`IngestError`] says why.
+    pub fn remove(
+        &self,
+        key: Forgettable,
+    ) -> impl Future<Output = Result<Forgotten, IngestError>> + use<> {
+        let (reply, result) = oneshot::channel();
+        self.send(Job::Removal { key, reply }, result)
+    }
+
+    fn send<T>(
+        &self,
+        job: Job,
+        result: oneshot::Receiver<Result<T, IngestError>>,
+    ) -> impl Future<Output = Result<T, IngestError>> + use<T> {
+        let queued = self.0.try_send(job).map_err(|error| match error {
             TrySendError::Full(_) => IngestError::Busy,
             // The writer has ended.
             TrySendError::Closed(_) => IngestError::Storage,

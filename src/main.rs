@@ -7,6 +7,7 @@ use tracing::error;
 use whatsapp_quality_exporter::{
     Listeners, RunError, cli,
     config::{Config, Files, WebConfig},
+    domain::Pseudonyms,
     run, telemetry,
 };
 
@@ -34,8 +35,12 @@ fn main() -> ExitCode {
         Ok(files) => files,
         Err(error) => return refuse(&error),
     };
+    let pseudonyms = match config.read_pseudonyms() {
+        Ok(pseudonyms) => pseudonyms,
+        Err(error) => return refuse(&error),
+    };
     telemetry::init_log(config.log_level, config.log_format);
-    match serve(config, files) {
+    match serve(config, files, pseudonyms) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             error!(%error, "ending");
@@ -47,7 +52,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn serve(config: Config, files: Files) -> Result<(), RunError> {
+fn serve(config: Config, files: Files, pseudonyms: Option<Pseudonyms>) -> Result<(), RunError> {
     let listeners = Listeners::open(&config)?;
     let runtime = runtime::Builder::new_current_thread()
         // All connections that a batch answers have their turn before the sockets are polled again.
@@ -68,7 +73,7 @@ fn serve(config: Config, files: Files) -> Result<(), RunError> {
                 _ = interrupt.recv() => {}
             }
         };
-        run(config, files, listeners, shutdown, told).await
+        run(config, files, pseudonyms, listeners, shutdown, told).await
     });
     // A database that is still being read when the program is to end need not be read to its end.
     runtime.shutdown_background();

@@ -21,8 +21,9 @@ use self::{
 };
 use crate::{
     config::{Config, Files, ListenAddress, Role},
-    http::{Connections, Protection, Reload, Web, Webhooks},
-    ingest::{self, RunningWriter, WriterQueue, WriterStatus},
+    domain::Pseudonyms,
+    http::{Connections, Operations, Protection, Web, Webhooks},
+    ingest::{self, Jobs, RunningWriter, WriterQueue, WriterStatus},
     state::{Fold, Table},
     store::{Sqlite, Store, StoreError},
     telemetry::Telemetry,
@@ -128,6 +129,7 @@ impl Listeners {
 pub async fn run(
     config: Config,
     files: Files,
+    pseudonyms: Option<Pseudonyms>,
     listeners: Listeners,
     shutdown: impl Future<Output = ()>,
     hangups: mpsc::Receiver<()>,
@@ -138,20 +140,27 @@ pub async fn run(
     telemetry.phone_numbers_max.set(phone_numbers_max);
     let path = config.storage_path.clone();
     let (reloads, requests) = mpsc::channel(1);
-    let reloads = config.enable_lifecycle.then_some(reloads);
+    let (queue, jobs) = ingest::queue();
+    let operations = Operations {
+        reloads: config.enable_lifecycle.then_some(reloads),
+        removals: config.enable_admin_api.then(|| queue.clone()),
+    };
     let limits = RoleLimits::new(&config, limits::raise_descriptors());
     let program = Program {
         config,
         telemetry,
-        table: Arc::default(),
+        table: Arc::new(Table::new(pseudonyms)),
         writer_status: Arc::default(),
         stop: watch::Sender::new(false),
         limits,
-        reloads,
+        operations,
+        queue,
     };
     let reload = ReloadSources { hangups, requests };
     let open = move || Sqlite::open(&path);
-    program.run(files, listeners, shutdown, reload, open).await
+    program
+        .run(files, listeners, shutdown, reload, jobs, open)
+        .await
 }
 
 /// What all parts of the program share.
@@ -163,8 +172,9 @@ struct Program {
     /// Turns true when the listeners are to finish.
     stop: watch::Sender<bool>,
     limits: RoleLimits,
-    /// For the private listener to ask for a reload, where that is enabled.
-    reloads: Option<mpsc::Sender<Reload>>,
+    /// What the operator may do by a request to the private listener.
+    operations: Operations,
+    queue: WriterQueue,
 }
 
 impl Program {
@@ -174,6 +184,7 @@ impl Program {
         listeners: Listeners,
         shutdown: impl Future<Output = ()>,
         reload: ReloadSources,
+        jobs: Jobs,
         open: impl FnOnce() -> Result<S, StoreError> + Send + 'static,
     ) -> Result<(), RunError> {
         listeners.log()?;
@@ -193,12 +204,13 @@ impl Program {
         let web = self.start_web(listeners.web, for_web, &mut tasks)?;
         let mut shutdown = std::pin::pin!(shutdown);
         let loaded = tokio::select! {
-            loaded = self.load(open) => loaded.map(Some),
+            loaded = self.load(open, jobs) => loaded.map(Some),
             () = shutdown.as_mut() => Ok(None),
         };
         let result = match loaded {
-            Ok(Some((writer, queue))) => {
+            Ok(Some(writer)) => {
                 let telemetry = Arc::clone(&self.telemetry);
+                let queue = self.queue.clone();
                 let webhooks = Webhooks::new(endpoints, queue, telemetry, for_webhooks);
                 let webhooks = Arc::new(webhooks);
                 let accepting = self.accept_webhooks(listeners.webhook, &webhooks, &mut tasks);
@@ -254,7 +266,7 @@ impl Program {
             Arc::clone(&self.telemetry),
             self.config.max_requests,
             protection,
-            self.reloads.clone(),
+            self.operations.clone(),
         ));
         let runtime = runtime::Builder::new_current_thread()
             .enable_all()
@@ -286,7 +298,8 @@ impl Program {
     async fn load<S: Store + 'static>(
         &self,
         open: impl FnOnce() -> Result<S, StoreError> + Send + 'static,
-    ) -> Result<(RunningWriter, WriterQueue), RunError> {
+        jobs: Jobs,
+    ) -> Result<RunningWriter, RunError> {
         let mut fold = Fold::new(Arc::clone(&self.table), self.config.max_phone_numbers);
         let load = move || {
             let mut store = open()?;
@@ -315,6 +328,7 @@ impl Program {
         let telemetry = Arc::clone(&self.telemetry);
         let log_phone_numbers = self.config.log_phone_numbers;
         let writer = ingest::start(
+            jobs,
             fold,
             store,
             &self.writer_status,

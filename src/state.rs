@@ -21,7 +21,7 @@ pub use heartbeat::{Heartbeat, HeartbeatKind};
 pub use limit::{Changes, Dated, Limit};
 pub use number::{Counts, Number};
 pub use shards::{SHARDS, Shards};
-pub use table::Table;
+pub use table::{ShownValues, Table};
 
 /// For fields that are left out of a document.
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {

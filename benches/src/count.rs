@@ -17,7 +17,7 @@ use tokio::{
 use whatsapp_quality_exporter::{
     config::{Role, Secret, Secrets},
     domain::Timestamp,
-    http::{Authenticator, Endpoint, Handler, Protection, Web, Webhooks},
+    http::{Authenticator, Endpoint, Handler, Operations, Protection, Web, Webhooks},
     ingest::{self, WriterStatus},
     providers::{self, Delivery, SecretKind},
     state::{Batch, Fold, Record, Table},
@@ -95,8 +95,10 @@ async fn webhooks(times: usize, batch: usize) {
     store.load(&mut |_| {}).expect("an empty storage");
     let writer_status = Arc::new(WriterStatus::default());
     writer_status.set_storage(true, &telemetry);
-    let (writer, queue) = ingest::start(fold, store, &writer_status, Arc::clone(&telemetry), false)
-        .expect("a thread");
+    let (queue, jobs) = ingest::queue();
+    let status = &writer_status;
+    let writer =
+        ingest::start(jobs, fold, store, status, Arc::clone(&telemetry), false).expect("a thread");
     let provider = providers::by_name("meta").expect("Meta");
     let secret = Secret {
         provider: provider.name,
@@ -160,7 +162,9 @@ async fn scrapes(times: usize) {
     }
     let telemetry = Arc::new(Telemetry::new().expect("telemetry"));
     let writer_status = Arc::new(WriterStatus::default());
-    let _writer = ingest::start(fold, Nowhere, &writer_status, Arc::clone(&telemetry), false)
+    let (_queue, jobs) = ingest::queue();
+    let status = &writer_status;
+    let _writer = ingest::start(jobs, fold, Nowhere, status, Arc::clone(&telemetry), false)
         .expect("a thread");
     let web = Arc::new(Web::new(
         "/metrics".into(),
@@ -169,7 +173,7 @@ async fn scrapes(times: usize) {
         telemetry,
         40,
         Arc::new(Protection::new(Role::Web, Arc::default())),
-        None,
+        Operations::default(),
     ));
     for _ in 0..times {
         let request = Request::get("/metrics")

@@ -3,7 +3,7 @@
 use std::{
     env::{self, VarError},
     fs, io,
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use secrecy::{ExposeSecret, SecretString};
@@ -237,6 +237,28 @@ pub(crate) fn variable(flag: &str) -> String {
         "WHATSAPP_EXPORTER_{}",
         flag.replace(['.', '-'], "_").to_uppercase()
     )
+}
+
+/// Reads the file of a key, which may have any bytes, without the line break at its end.
+pub(super) fn read_key(flag: &str, path: &Path) -> Result<Vec<u8>, SecretError> {
+    let file = SecretPlace::File {
+        flag: flag.to_owned(),
+        path: path.to_owned(),
+    };
+    let mut key = fs::read(path).map_err(|source| SecretError::File {
+        flag: flag.to_owned(),
+        path: path.to_owned(),
+        source,
+    })?;
+    for end in [b'\n', b'\r'] {
+        if key.last() == Some(&end) {
+            key.pop();
+        }
+    }
+    match key.trim_ascii().is_empty() {
+        true => Err(SecretError::Blank { of: file.name() }),
+        false => Ok(key),
+    }
 }
 
 const BYTE_ORDER_MARK: char = '\u{feff}';

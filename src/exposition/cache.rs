@@ -13,7 +13,7 @@ use super::{
     gzip::{Check, Deflater},
     text,
 };
-use crate::state::{Entity, Family, SHARDS, Shards};
+use crate::state::{Entity, Family, SHARDS, Table};
 
 /// Shard `s` has the index `s / GROUPS` in group `s % GROUPS`, so that the parts of a fleet are
 /// whole groups where that is possible.
@@ -92,7 +92,7 @@ impl<K: Entity> FamilyCache<K> {
     /// Renders what is stale, and adds the families to a page.
     pub(super) fn write(
         &mut self,
-        shards: &Shards<K>,
+        table: &Table,
         options: ScrapeOptions,
         page: &mut PageBuilder,
         deflater: &mut Deflater,
@@ -106,7 +106,7 @@ impl<K: Entity> FamilyCache<K> {
         if other.used + EVICT_UNUSED_AFTER_PAGES < self.pages {
             drop(mem::take(other));
         }
-        kept.refresh(shards, options.encoding, deflater);
+        kept.refresh::<K>(table, options.encoding, deflater);
         for (family, of_family) in K::FAMILIES.iter().zip(&kept.families) {
             of_family.write(family, options, page, deflater);
         }
@@ -115,19 +115,14 @@ impl<K: Entity> FamilyCache<K> {
 
 impl EncodingCache {
     /// Encodes what changed since the page before.
-    fn refresh<K: Entity>(
-        &mut self,
-        shards: &Shards<K>,
-        encoding: Encoding,
-        deflater: &mut Deflater,
-    ) {
+    fn refresh<K: Entity>(&mut self, table: &Table, encoding: Encoding, deflater: &mut Deflater) {
         self.versions.resize(SHARDS, 0);
         self.families
             .resize_with(K::FAMILIES.len(), FamilySamples::default);
         let mut changed = vec![false; K::FAMILIES.len()];
         let mut texts = vec![Vec::new(); K::FAMILIES.len()];
         for group in 0..GROUPS {
-            let fresh = self.encode_group(group, shards, &mut texts, encoding, deflater);
+            let fresh = self.encode_group::<K>(group, table, &mut texts, encoding, deflater);
             for ((fresh, family), changed) in fresh.iter().zip(&mut self.families).zip(&mut changed)
             {
                 if fresh.iter().any(Option::is_some)
@@ -154,11 +149,12 @@ impl EncodingCache {
     fn encode_group<K: Entity>(
         &mut self,
         group: usize,
-        shards: &Shards<K>,
+        table: &Table,
         texts: &mut [Vec<u8>],
         encoding: Encoding,
         deflater: &mut Deflater,
     ) -> Vec<Vec<Option<Encoded>>> {
+        let shards = K::shards(table);
         let mut fresh: Vec<Vec<Option<Encoded>>> = Vec::new();
         for index in 0..SHARDS_IN_GROUP {
             let shard = index * GROUPS + group;
@@ -170,7 +166,7 @@ impl EncodingCache {
             }
             let (version, entries) = shards.entries(shard, None);
             *known = version;
-            render(&entries, texts);
+            render(table, &entries, texts);
             let none = || (0..SHARDS_IN_GROUP).map(|_| None).collect();
             fresh.resize_with(K::FAMILIES.len(), none);
             for ((text, family), fresh) in texts.iter().zip(&self.families).zip(&mut fresh) {
@@ -191,12 +187,12 @@ impl EncodingCache {
 }
 
 /// Writes the samples of a shard, those of each family into its text.
-fn render<K: Entity>(entries: &[(K, Arc<K::Record>)], texts: &mut [Vec<u8>]) {
+fn render<K: Entity>(table: &Table, entries: &[(K, Arc<K::Record>)], texts: &mut [Vec<u8>]) {
     texts.iter_mut().for_each(Vec::clear);
     let mut labels = Vec::new();
     for (key, record) in entries {
         labels.clear();
-        text::write_labels(&mut labels, key);
+        text::write_labels::<K>(&mut labels, &table.shown(key));
         for (family, text) in K::FAMILIES.iter().zip(texts.iter_mut()) {
             text::write_samples(text, family, &labels, record.as_ref());
         }

@@ -10,7 +10,7 @@ use prometheus::{
 };
 
 use super::Format;
-use crate::state::{Entity, Family, MetricKind, Value};
+use crate::state::{Entity, Family, MetricKind, ShownValues, Value};
 
 pub(super) fn write_header<T>(page: &mut Vec<u8>, format: Format, family: &Family<T>) {
     write_metadata(page, format, family.name, family.help, family.kind.as_str());
@@ -52,9 +52,9 @@ fn write_value(text: &mut Vec<u8>, value: Value) {
     }
 }
 
-/// Writes the labels of a key, without braces.
-pub(super) fn write_labels<K: Entity>(labels: &mut Vec<u8>, key: &K) {
-    for (index, (name, value)) in K::LABELS.iter().zip(key.label_values()).enumerate() {
+/// Writes the labels of a key with these values, without braces.
+pub(super) fn write_labels<K: Entity>(labels: &mut Vec<u8>, values: &ShownValues<'_>) {
+    for (index, (name, value)) in K::LABELS.iter().zip(values).enumerate() {
         if index > 0 {
             labels.push(b',');
         }

@@ -12,7 +12,7 @@ use super::{answer::PieceMaker, pairs};
 use crate::{
     domain::PhoneNumber,
     providers,
-    state::{Entity, Table, Value},
+    state::{Entity, Shards, Table, Value},
 };
 
 const DEFAULT_LIMIT: usize = 1000;
@@ -62,7 +62,7 @@ enum Part {
 pub(super) fn list<K: Entity>(table: &Arc<Table>, query: &str) -> Result<PieceMaker, BadQuery> {
     Ok(Box::new(List::<K> {
         table: Arc::clone(table),
-        query: Query::read(query)?,
+        query: Query::read(table, query)?,
         written: 0,
         next: None,
         part: Part::Begin,
@@ -82,7 +82,7 @@ impl<K: Entity> Iterator for List<K> {
         let table = Arc::clone(&self.table);
         let mut entries = K::shards(&table).iter_after(self.query.after.clone());
         for (key, record) in entries.by_ref().take(AT_A_TIME) {
-            if self.query.matches(&key) {
+            if self.query.matches(&table, &key) {
                 if self.written == self.query.limit {
                     self.end(&mut text);
                     return Some(text.into());
@@ -90,9 +90,9 @@ impl<K: Entity> Iterator for List<K> {
                 if self.written > 0 {
                     text.push(b',');
                 }
-                text.extend_from_slice(object(&key, &record).to_string().as_bytes());
+                text.extend_from_slice(object(&table, &key, &record).to_string().as_bytes());
                 self.written += 1;
-                self.next = (self.written == self.query.limit).then(|| cursor(&key));
+                self.next = (self.written == self.query.limit).then(|| cursor(&table, &key));
             }
             self.query.after = Some(key);
         }
@@ -112,7 +112,7 @@ impl<K: Entity> List<K> {
 }
 
 impl<K: Entity> Query<K> {
-    fn read(query: &str) -> Result<Self, BadQuery> {
+    fn read(table: &Table, query: &str) -> Result<Self, BadQuery> {
         let mut read = Self {
             filters: Vec::new(),
             limit: DEFAULT_LIMIT,
@@ -124,7 +124,7 @@ impl<K: Entity> Query<K> {
                     let limit = value.parse().ok().filter(|limit: &usize| *limit > 0);
                     read.limit = limit.ok_or(BadQuery::Limit)?.min(MAX_LIMIT);
                 }
-                "after" => read.after = Some(key_of(&value).ok_or(BadQuery::After)?),
+                "after" => read.after = Some(key_of(table, &value).ok_or(BadQuery::After)?),
                 _ => {
                     let label = K::LABELS.iter().find(|label| **label == name);
                     let label = *label.ok_or_else(|| BadQuery::Unknown(K::LABELS.join(", ")))?;
@@ -140,8 +140,11 @@ impl<K: Entity> Query<K> {
         Ok(read)
     }
 
-    fn matches(&self, key: &K) -> bool {
-        let parts = key.label_values();
+    fn matches(&self, table: &Table, key: &K) -> bool {
+        if self.filters.is_empty() {
+            return true;
+        }
+        let parts = table.shown(key);
         self.filters.iter().all(|(wanted, value)| {
             let mut labels = K::LABELS.iter().zip(&parts);
             labels.any(|(label, part)| label == wanted && part == value)
@@ -149,8 +152,8 @@ impl<K: Entity> Query<K> {
     }
 }
 
-fn object<K: Entity>(key: &K, record: &K::Record) -> Json {
-    let labels = K::LABELS.iter().zip(key.label_values());
+fn object<K: Entity>(table: &Table, key: &K, record: &K::Record) -> Json {
+    let labels = K::LABELS.iter().zip(table.shown(key));
     let mut object: Map<String, Json> = labels
         .map(|(label, value)| ((*label).to_owned(), value.into()))
         .collect();
@@ -173,15 +176,25 @@ fn object<K: Entity>(key: &K, record: &K::Record) -> Json {
     Json::Object(object)
 }
 
-/// The parts of a key as a JSON list, in hexadecimal: safe in any URL.
-fn cursor<K: Entity>(key: &K) -> String {
-    base16ct::lower::encode_string(json!(key.label_values().as_slice()).to_string().as_bytes())
+/// The parts of a key as a JSON list, in hexadecimal: safe in any URL. Where a phone number is shown
+/// by a pseudonym, its shard stands before it, because the number cannot be computed from it.
+fn cursor<K: Entity>(table: &Table, key: &K) -> String {
+    let mut parts = table.shown(key);
+    if table.has_pseudonyms() {
+        parts.insert(0, Shards::shard_of(key).to_string().into());
+    }
+    base16ct::lower::encode_string(json!(parts.as_slice()).to_string().as_bytes())
 }
 
-fn key_of<K: Entity>(cursor: &str) -> Option<K> {
+fn key_of<K: Entity>(table: &Table, cursor: &str) -> Option<K> {
     let parts: Vec<String> =
         serde_json::from_slice(&base16ct::lower::decode_vec(cursor).ok()?).ok()?;
-    let (provider, rest) = parts.split_first()?;
+    let (first, rest) = parts.split_first()?;
+    if table.has_pseudonyms() {
+        let (_, entries) = K::shards(table).entries(first.parse().ok()?, None);
+        let mut keys = entries.into_iter().map(|(key, _)| key);
+        return keys.find(|key| table.shown(key).as_slice() == rest);
+    }
     let rest: Vec<&str> = rest.iter().map(String::as_str).collect();
-    K::from_label_values(providers::by_name(provider)?.name, &rest)
+    K::from_label_values(providers::by_name(first)?.name, &rest)
 }

@@ -7,14 +7,15 @@ use super::{
     answer::PieceMaker,
     api::{self, BadQuery},
     body::drain_body,
-    error, lacks_host, method_not_allowed, not_found,
+    error, json, lacks_host, method_not_allowed, not_found, remove,
     scrape::{Scrapes, too_many_requests},
+    unavailable,
 };
 use crate::{
     domain::{AccountKey, NumberKey},
-    ingest::WriterStatus,
+    ingest::{WriterQueue, WriterStatus},
     providers,
-    state::Table,
+    state::{Forgettable, Forgotten, Table},
     telemetry::Telemetry,
 };
 use bytes::Bytes;
@@ -47,16 +48,53 @@ pub const ROUTES: &[Route] = &[
         path: "/api/v1/accounts",
         action: Action::List(api::list::<AccountKey>),
     },
+    Route {
+        path: "/api/v1/phone_numbers/{provider}/{waba_id}/{phone_number}",
+        action: Action::Remove(remove::number),
+    },
+    Route {
+        path: "/api/v1/accounts/{provider}/{waba_id}",
+        action: Action::Remove(remove::account),
+    },
 ];
+
+/// The methods of a route from which is only read.
+const READ: &[&str] = &["GET", "HEAD"];
 
 /// The paths that need no password, because the probes of an orchestrator have none.
 const PROBES: [&str; 2] = ["/-/healthy", "/-/ready"];
 
 /// A path and what is answered there, to GET and HEAD where it does not say otherwise.
 pub struct Route {
-    /// The path.
+    /// The path; a segment in braces stands for any.
     pub path: &'static str,
     action: Action,
+}
+
+impl Route {
+    /// The segments of a path that stand for something; `None` where it is not a path of this route.
+    fn segments<'a>(&self, path: &'a str) -> Option<Vec<&'a str>> {
+        let mut segments = Vec::new();
+        let mut given = path.split('/');
+        for segment in self.path.split('/') {
+            let given = given.next()?;
+            if segment.starts_with('{') {
+                segments.push(given);
+            } else if segment != given {
+                return None;
+            }
+        }
+        given.next().is_none().then_some(segments)
+    }
+
+    /// The methods that are answered.
+    fn methods(&self) -> &'static [&'static str] {
+        match self.action {
+            Action::Reload => &["POST", "PUT"],
+            Action::Remove(_) => &["DELETE"],
+            _ => READ,
+        }
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -67,8 +105,12 @@ enum Action {
     /// By `POST` or `PUT`, as in Prometheus.
     Reload,
     List(List),
+    /// By `DELETE`.
+    Remove(Find),
 }
 
+/// Finds what a path names, given its segments that stand for something.
+type Find = fn(&Table, &[&str]) -> Option<Forgettable>;
 type List = fn(&Arc<Table>, &str) -> Result<PieceMaker, BadQuery>;
 
 /// Whether something else than the metrics is served at a path.
@@ -83,8 +125,16 @@ pub struct Web {
     writer_status: Arc<WriterStatus>,
     scrapes: Scrapes,
     protection: Arc<Protection>,
-    /// Asks for a reload; `None` where that is not enabled.
-    reloads: Option<mpsc::Sender<Reload>>,
+    operations: Operations,
+}
+
+/// What the operator may do by a request; `None` where that is not enabled.
+#[derive(Clone, Debug, Default)]
+pub struct Operations {
+    /// Asks for a reload.
+    pub reloads: Option<mpsc::Sender<Reload>>,
+    /// Removes phone numbers and accounts.
+    pub removals: Option<WriterQueue>,
 }
 
 /// A request for a reload: the sentence that says why it failed, or nothing.
@@ -99,7 +149,7 @@ impl Web {
         telemetry: Arc<Telemetry>,
         max_requests: usize,
         protection: Arc<Protection>,
-        reloads: Option<mpsc::Sender<Reload>>,
+        operations: Operations,
     ) -> Self {
         let scrapes = Scrapes::new(Arc::clone(&table), telemetry, max_requests);
         Self {
@@ -108,12 +158,12 @@ impl Web {
             writer_status,
             scrapes,
             protection,
-            reloads,
+            operations,
         }
     }
 
     async fn reload(&self) -> Answer {
-        let Some(reloads) = &self.reloads else {
+        let Some(reloads) = &self.operations.reloads else {
             let sentence = "the reload is not enabled (--web.enable-lifecycle)";
             return error(StatusCode::FORBIDDEN, sentence);
         };
@@ -131,6 +181,28 @@ impl Web {
             ),
             Ok(Err(reason)) => error(StatusCode::INTERNAL_SERVER_ERROR, &reason),
             Err(_) => error(StatusCode::SERVICE_UNAVAILABLE, "the program is stopping"),
+        }
+    }
+
+    async fn remove(&self, find: Find, segments: &[&str]) -> Answer {
+        let Some(removals) = &self.operations.removals else {
+            let sentence = "removing is not enabled (--web.enable-admin-api)";
+            return error(StatusCode::FORBIDDEN, sentence);
+        };
+        if !self.writer_status.is_loaded() {
+            return loading();
+        }
+        let result = match find(&self.table, segments) {
+            Some(key) => removals.remove(key).await,
+            None => Ok(Forgotten::default()),
+        };
+        match result {
+            Ok(forgotten) if forgotten == Forgotten::default() => {
+                let sentence = "no such phone number or account is known";
+                error(StatusCode::NOT_FOUND, sentence)
+            }
+            Ok(forgotten) => json(StatusCode::OK, &forgotten),
+            Err(reason) => unavailable(&reason.to_string()),
         }
     }
 
@@ -154,8 +226,8 @@ impl Web {
         );
         let others = ROUTES
             .iter()
-            .map(|route| route.path)
-            .filter(|path| !["/", "/-/reload"].contains(path));
+            .filter(|route| route.path != "/" && route.methods() == READ)
+            .map(|route| route.path);
         for link in std::iter::once(self.telemetry_path.as_str()).chain(others) {
             // Writing to a string does not fail.
             let _ = write!(page, "<li><a href=\"{link}\">{link}</a></li>");
@@ -209,24 +281,25 @@ impl Handler for Web {
             return refusal;
         }
         let query = head.uri.query().unwrap_or_default();
-        let route = ROUTES.iter().find(|route| route.path == path);
+        let mut routes = ROUTES.iter();
+        let route = routes.find_map(|route| Some((route, route.segments(path)?)));
         if route.is_none() && path != self.telemetry_path {
             return not_found();
         }
-        let action = route.map(|route| route.action);
-        let methods = match action {
-            Some(Action::Reload) => &["POST", "PUT"],
-            _ => &["GET", "HEAD"],
-        };
+        let methods = route.as_ref().map_or(READ, |(route, _)| route.methods());
         if !methods.contains(&head.method.as_str()) {
             return method_not_allowed(methods);
         }
+        let (action, segments) = route
+            .map(|(route, segments)| (route.action, segments))
+            .unzip();
         match action {
             Some(Action::Index) => self.index(),
             Some(Action::Healthy) => answer(StatusCode::OK, PLAIN, "healthy\n"),
             Some(Action::Ready) => self.ready(),
             Some(Action::Reload) => self.reload().await,
             Some(Action::List(list)) => self.list(list, query),
+            Some(Action::Remove(find)) => self.remove(find, &segments.unwrap_or_default()).await,
             None if !self.writer_status.is_loaded() => loading(),
             None => self.scrapes.answer(&head.headers, query).await,
         }

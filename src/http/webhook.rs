@@ -11,8 +11,7 @@ use hyper::{
     HeaderMap, Method, Request, StatusCode,
     body::Body,
     header::{
-        ACCEPT_ENCODING, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, RETRY_AFTER,
-        WWW_AUTHENTICATE,
+        ACCEPT_ENCODING, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE,
     },
     http::request::Parts,
 };
@@ -22,16 +21,13 @@ use super::{
     Answer, Authenticator, Handler, NOT_FOUND, PLAIN, Protection, answer,
     authenticate::{AuthError, PendingSignature},
     body::{BodyError, BodyReader, drain_body},
-    error, header, json, lacks_host, method_not_allowed, not_found, pairs,
+    error, header, json, lacks_host, method_not_allowed, not_found, pairs, unavailable,
 };
 use crate::{
     ingest::{Submission, WriterQueue},
     providers::{Delivery, Provider},
     telemetry::{LogLimiter, LogPermit, ProviderMetrics, Telemetry},
 };
-
-/// Seconds after which a sender may try again.
-const RETRY_SECONDS: HeaderValue = HeaderValue::from_static("5");
 
 /// Answers webhooks.
 pub struct Webhooks {
@@ -276,11 +272,10 @@ impl Webhooks {
         reason: &dyn fmt::Display,
     ) -> Box<Answer> {
         self.log_rejected(endpoint, lines, status, reason);
-        let mut answer = error(status, &reason.to_string());
-        if status == StatusCode::SERVICE_UNAVAILABLE {
-            answer.headers_mut().insert(RETRY_AFTER, RETRY_SECONDS);
-        }
-        Box::new(answer)
+        Box::new(match status {
+            StatusCode::SERVICE_UNAVAILABLE => unavailable(&reason.to_string()),
+            _ => error(status, &reason.to_string()),
+        })
     }
 
     fn log_rejected(

@@ -7,8 +7,10 @@ use tracing::{info, warn};
 
 use super::{OutcomeCounts, Submission, writer::Folded};
 use crate::{
-    domain::{Change, ChangeKind, MessagingLimit, ProviderName, Timestamp, UnknownField},
-    state::{Applied, Outcome},
+    domain::{
+        Change, ChangeKind, MessagingLimit, PhoneNumber, ProviderName, Timestamp, UnknownField,
+    },
+    state::{Applied, Forgettable, Forgotten, Outcome},
     telemetry::{ChangeMetrics, LogLimiter, LogPermit, ProviderMetrics, Telemetry},
 };
 
@@ -103,6 +105,29 @@ impl Reporter {
         }
     }
 
+    /// Logs what the operator has removed.
+    pub(super) fn log_removal(&self, key: &Forgettable, forgotten: Forgotten) {
+        let (account, phone_number) = match key {
+            Forgettable::Number(key) => (&key.account, self.shown(&key.phone_number)),
+            Forgettable::Account(key) => (key, SmolStr::default()),
+        };
+        info!(
+            provider = account.provider.as_str(),
+            waba_id = account.waba_id.as_str(),
+            phone_number = phone_number.as_str(),
+            phone_numbers = forgotten.phone_numbers,
+            accounts = forgotten.accounts,
+            "removed"
+        );
+    }
+
+    fn shown(&self, phone_number: &PhoneNumber) -> SmolStr {
+        match self.log_phone_numbers {
+            true => phone_number.as_str().to_smolstr(),
+            false => phone_number.masked(),
+        }
+    }
+
     /// Logs each value that this version does not know, because a provider does not send it again.
     fn log_unknown_values(&self, provider: ProviderName, change: &Change, now: Instant) {
         for unknown in &change.unknown {
@@ -129,13 +154,7 @@ impl Reporter {
                 phone_number,
                 event,
                 ..
-            } => {
-                let shown = match self.log_phone_numbers {
-                    true => phone_number.as_str().to_smolstr(),
-                    false => phone_number.masked(),
-                };
-                (shown, event.as_str())
-            }
+            } => (self.shown(phone_number), event.as_str()),
             ChangeKind::AccountCapability { .. } => {
                 (SmolStr::default(), "business_capability_update")
             }

@@ -154,10 +154,21 @@ impl<S: Store + 'static> Writer<S> {
     /// Folds, commits, publishes and replies; an error is one after which nothing can be promised.
     fn take(&mut self, jobs: Vec<Job>, now: Timestamp) -> Result<(), StoreError> {
         let mut draft = self.fold.draft();
-        let folded: Vec<_> = jobs
-            .into_iter()
-            .map(|job| fold(&mut draft, job, now))
-            .collect();
+        let mut folded = Vec::with_capacity(jobs.len());
+        let mut removed = Vec::new();
+        for job in jobs {
+            match job {
+                Job::Submission {
+                    provider,
+                    submission,
+                    reply,
+                } => folded.push((fold(&mut draft, provider, submission, now), reply)),
+                Job::Removal { key, reply } => {
+                    let forgotten = draft.forget(&key);
+                    removed.push((key, forgotten, reply));
+                }
+            }
+        }
         let batch = draft.batch();
         let result = match batch.is_empty() {
             true => Ok(()),
@@ -173,6 +184,16 @@ impl<S: Store + 'static> Writer<S> {
                 .set_storage(result.is_ok(), &self.telemetry);
         }
         self.reply(folded, result.is_ok(), now);
+        for (key, forgotten, reply) in removed {
+            if result.is_ok() {
+                self.reporter.log_removal(&key, forgotten);
+            }
+            // The client may have hung up; what it named is removed all the same.
+            let _ = reply.send(match result {
+                Ok(()) => Ok(forgotten),
+                Err(_) => Err(IngestError::Storage),
+            });
+        }
         match result {
             Ok(()) => {
                 self.read_size();
@@ -250,12 +271,12 @@ impl<S: Store + 'static> Writer<S> {
 }
 
 /// Folds a submission into the draft.
-fn fold(draft: &mut Draft<'_>, job: Job, now: Timestamp) -> (Folded, ReplySender) {
-    let Job {
-        provider,
-        submission,
-        reply,
-    } = job;
+fn fold(
+    draft: &mut Draft<'_>,
+    provider: ProviderName,
+    submission: Submission,
+    now: Timestamp,
+) -> Folded {
     let mut outcomes = SmallVec::new();
     match &submission {
         Submission::Handshake => draft.note(provider, HeartbeatKind::Handshake, now),
@@ -267,14 +288,11 @@ fn fold(draft: &mut Draft<'_>, job: Job, now: Timestamp) -> (Folded, ReplySender
             }
         }
     }
-    (
-        Folded {
-            provider,
-            submission,
-            outcomes,
-        },
-        reply,
-    )
+    Folded {
+        provider,
+        submission,
+        outcomes,
+    }
 }
 
 fn commit<S: Store>(store: &mut S, batch: &Batch, telemetry: &Telemetry) -> Result<(), StoreError> {

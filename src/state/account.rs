@@ -14,8 +14,8 @@ use super::{
     seen::Seen,
 };
 use crate::domain::{
-    AccountKey, LimitScope, MaxPhoneNumbers, MessagingLimit, NumberKey, ProviderName, Timestamp,
-    WabaId,
+    AccountKey, LimitScope, MaxPhoneNumbers, MessagingLimit, NumberKey, PhoneNumber, ProviderName,
+    Timestamp, WabaId,
 };
 
 impl Entity for AccountKey {
@@ -31,6 +31,10 @@ impl Entity for AccountKey {
         [self.provider.as_str(), self.waba_id.as_str()]
             .into_iter()
             .collect()
+    }
+
+    fn phone_number(&self) -> Option<&PhoneNumber> {
+        None
     }
 
     fn from_label_values(provider: ProviderName, rest: &[&str]) -> Option<Self> {

@@ -7,7 +7,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use smallvec::SmallVec;
 
 use super::{Shards, Table};
-use crate::domain::{MessagingLimit, ProviderName, Timestamp};
+use crate::domain::{MessagingLimit, PhoneNumber, ProviderName, Timestamp};
 
 /// A kind of thing that is known: implemented by its key, with the record type, the label names and
 /// the metric families of the kind.
@@ -28,6 +28,9 @@ pub trait Entity: Ord + Clone + Hash + Debug + Send + Sync + 'static {
 
     /// The values of its labels.
     fn label_values(&self) -> LabelValues<'_>;
+
+    /// The phone number, which is the last of its labels, where it is a phone number's key.
+    fn phone_number(&self) -> Option<&PhoneNumber>;
 
     /// The key with these values after the provider's; `None` where there are not as many.
     fn from_label_values(provider: ProviderName, rest: &[&str]) -> Option<Self>;

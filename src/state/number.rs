@@ -41,6 +41,10 @@ impl Entity for NumberKey {
         .collect()
     }
 
+    fn phone_number(&self) -> Option<&PhoneNumber> {
+        Some(&self.phone_number)
+    }
+
     fn from_label_values(provider: ProviderName, rest: &[&str]) -> Option<Self> {
         let [waba_id, phone_number] = rest else {
             return None;

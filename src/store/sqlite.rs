@@ -182,6 +182,7 @@ impl Store for Sqlite {
         self.read_rows()?;
         self.read_documents(each)?;
         // Only now, so that a database that is refused stays as it was, and the log beside it, too.
+        // What is overwritten becomes zeros, so that a removed phone number stands in no page.
         let failed = |source| file::failed(&self.database, "open", source);
         self.connection
             .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)
@@ -189,7 +190,7 @@ impl Store for Sqlite {
         self.connection
             .execute_batch(
                 "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; \
-                 PRAGMA wal_autocheckpoint = 0;",
+                 PRAGMA wal_autocheckpoint = 0; PRAGMA secure_delete = ON;",
             )
             .map_err(failed)?;
         let wal_pages = Arc::clone(&self.wal_pages);
@@ -313,8 +314,8 @@ fn write<'a>(
 
 /// There is no index by key, so that all keys are looked for in one pass.
 fn empty_rows(transaction: &Transaction<'_>, keys: &[Box<[u8]>]) -> rusqlite::Result<()> {
-    let text = |key: &Box<[u8]>| str::from_utf8(key).map(str::to_owned).map_err(unwritable);
-    let keys = keys.iter().map(text).collect::<Result<Vec<_>, _>>()?;
+    let keys = keys.iter().map(|key| str::from_utf8(key));
+    let keys = keys.collect::<Result<Vec<_>, _>>().map_err(unwritable)?;
     let keys = serde_json::to_string(&keys).map_err(unwritable)?;
     transaction.execute(
         "UPDATE versions SET revision = 0, total = 0, key = ?1, value = '' \

@@ -6,6 +6,7 @@
     reason = "nothing uses a test from outside, and `pub` tells what a module offers the others"
 )]
 
+mod administration;
 mod alerting;
 mod api;
 mod attacks;
@@ -22,6 +23,7 @@ mod machine;
 mod memory;
 mod parsers;
 mod power;
+mod privacy;
 mod providers;
 mod proxy;
 mod readme;

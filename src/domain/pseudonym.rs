@@ -12,7 +12,7 @@ pub enum NumberPrivacy {
     /// As they are.
     #[default]
     Plain,
-    /// Masked to the last four characters, with [`MASKED_HASH`] digits of the hash.
+    /// Masked to the last four characters, with eight digits of the hash.
     Masked,
     /// By the hash alone.
     Hashed,

@@ -65,6 +65,8 @@ enum StoreErrorKind {
     /// It does not answer or cannot be used at the moment; the operator or another program is at
     /// fault.
     Unavailable,
+    /// It may only be read; the operator is at fault.
+    ReadOnly,
     /// There is no room; the operator makes some.
     Full,
     /// It takes changes and grows, because another program reads an old state of it.
@@ -82,8 +84,8 @@ enum StoreErrorKind {
 impl StoreError {
     /// Whether nothing more can be promised, so that the process must end.
     pub fn is_fatal(&self) -> bool {
-        use StoreErrorKind::{Full, Held, Unavailable};
-        !matches!(self.kind, Unavailable | Full | Held)
+        use StoreErrorKind::{Full, Held, ReadOnly, Unavailable};
+        !matches!(self.kind, Unavailable | ReadOnly | Full | Held)
     }
 
     fn new(kind: StoreErrorKind, sentence: String) -> Self {
@@ -113,13 +115,13 @@ impl StoreError {
     }
 
     /// As [`StoreError::folder`], where the folder can be used and a file in it cannot.
-    fn file(path: &Path, user: &str, what: &str) -> Self {
+    fn file(kind: StoreErrorKind, path: &Path, user: &str, what: &str) -> Self {
         let path = path.display();
         let sentence = format!(
             "cannot write the database {path}: {what}; let the user of this process ({user}) \
              write this file, those beside it, and their folder"
         );
-        Self::new(StoreErrorKind::Unavailable, sentence)
+        Self::new(kind, sentence)
     }
 
     fn full(path: &Path, free: u64, source: impl Error + Send + Sync + 'static) -> Self {

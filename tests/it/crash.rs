@@ -1,8 +1,10 @@
-//! A process that is killed while 200 senders are at it: what was answered 200 is there, and counts
-//! once.
+//! A process that is killed again and again while 200 senders are at it: what was answered 200 is
+//! there, and counts once.
 
 use std::{
     collections::BTreeMap,
+    env,
+    hash::{BuildHasher, RandomState},
     io::{self, BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpStream},
     sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
@@ -10,6 +12,7 @@ use std::{
     time::Instant,
 };
 
+use aws_lc_rs::digest::{SHA256, digest};
 use serde_json::json;
 
 use crate::support::{Answer, Exporter, Sample, connect, parse_answer, sign, value};
@@ -37,40 +40,38 @@ type Counts = BTreeMap<(String, String), usize>;
 #[test]
 fn webhook_answered_before_a_kill_is_there_after_it_and_counts_once() {
     let began = Instant::now();
+    let rounds = from_environment("CRASH_ROUNDS").unwrap_or(8);
+    let seed = from_environment("CRASH_SEED").unwrap_or_else(|| RandomState::new().hash_one(0));
+    println!("CRASH_SEED={seed} repeats the moments of the kills, as counts of answers");
     let folder = tempfile::tempdir().unwrap();
-    let exporter = Exporter::start_with(
+    let mut exporter = Exporter::start_with(
         folder.path(),
         &[],
         &[("WHATSAPP_EXPORTER_META_APP_SECRET", SECRET)],
     );
-    let (begun, answered) = send_until_killed(&exporter);
-    let exporter = exporter.kill_and_restart();
-    let there = counted(&exporter.samples());
-
-    let total = |counts: &Counts| counts.values().sum::<usize>();
-    let answered_of = counts(|webhook| answered[webhook].load(SeqCst));
-    let begun_of = counts(|webhook| begun[webhook].load(SeqCst));
-    let (answers, survivors) = (total(&answered_of), total(&there));
-    assert!(
-        (WEBHOOKS / 2..WEBHOOKS).contains(&answers),
-        "{answers} answers are no middle"
-    );
-    for (of, least) in &answered_of {
-        let count = there.get(of).copied().unwrap_or_default();
-        assert!(
-            count >= *least,
-            "{of:?}: {count} of {least} that were answered"
-        );
+    let sent = Sent::default();
+    let mut kills = Vec::new();
+    for round in 0..rounds {
+        let left = u64::try_from(WEBHOOKS - total(&sent.answered())).unwrap();
+        let most = 2 * left / (rounds - round + 1);
+        let kill_at = 1 + random(seed, round) % most.max(1);
+        sent.send_until_killed(&exporter, usize::try_from(kill_at).unwrap());
+        exporter.end("KILL");
+        // Every second process is killed again, while it loads what is stored.
+        if round % 2 == 1 {
+            exporter = exporter.begin_again();
+            exporter.end("KILL");
+        }
+        exporter = exporter.start_again();
+        sent.check(&counted(&exporter.samples()));
+        kills.push(total(&sent.answered()));
     }
-    for (of, count) in &there {
-        let most = begun_of[of];
-        assert!(*count <= most, "{of:?}: {count} of {most} that were sent");
-    }
+    let survivors = total(&counted(&exporter.samples()));
 
     // As Meta would; and what was answered once more, as it sometimes does.
     let outcomes = send_all(exporter.webhook);
     let lost: Vec<_> = (0..WEBHOOKS)
-        .filter(|webhook| answered[*webhook].load(SeqCst) && !outcomes[*webhook])
+        .filter(|webhook| sent.answered[*webhook].load(SeqCst) && !outcomes[*webhook])
         .collect();
     assert!(lost.is_empty(), "answered 200 and lost: {lost:?}");
     let repeated = outcomes.iter().filter(|duplicate| **duplicate).count();
@@ -83,45 +84,99 @@ fn webhook_answered_before_a_kill_is_there_after_it_and_counts_once() {
         Some(NUMBERS as f64)
     );
     assert_newest(&samples);
+    let answered = total(&sent.answered());
     println!(
-        "{WEBHOOKS} webhooks of {SENDERS} senders over {NUMBERS} numbers: {answers} answered before the kill, \
-         {survivors} there after it, {} sent again until answered; each counts once; {:.1?}",
-        WEBHOOKS - answers,
+        "{WEBHOOKS} webhooks of {SENDERS} senders over {NUMBERS} numbers, {rounds} kills after \
+         {kills:?} answers: {answered} answered, {survivors} there after the last, {} sent again \
+         until answered; 0 lost, 0 counted twice; {:.1?}",
+        WEBHOOKS - answered,
         began.elapsed()
     );
 }
 
-/// Which were sent, and which of them were answered 200, when half of all are.
-fn send_until_killed(exporter: &Exporter) -> (Vec<AtomicBool>, Vec<AtomicBool>) {
-    let none = || {
-        (0..WEBHOOKS)
-            .map(|_| AtomicBool::new(false))
-            .collect::<Vec<_>>()
-    };
-    let (begun, answered) = (none(), none());
-    let answers = AtomicUsize::new(0);
-    thread::scope(|scope| {
-        for sender in 0..SENDERS {
-            let (begun, answered, answers) = (&begun, &answered, &answers);
-            scope.spawn(move || {
-                let Ok(mut connection) = Connection::open(exporter.webhook) else {
-                    return;
-                };
-                for webhook in webhooks_of(sender) {
-                    begun[webhook].store(true, SeqCst);
-                    let Ok(answer) = connection.send(webhook) else {
+/// Which webhooks were sent, and which of them were answered 200.
+struct Sent {
+    begun: Vec<AtomicBool>,
+    answered: Vec<AtomicBool>,
+}
+
+impl Default for Sent {
+    fn default() -> Self {
+        let none = || (0..WEBHOOKS).map(|_| AtomicBool::new(false)).collect();
+        Self {
+            begun: none(),
+            answered: none(),
+        }
+    }
+}
+
+impl Sent {
+    /// Sends what was not answered yet, and kills the process after so many answers.
+    fn send_until_killed(&self, exporter: &Exporter, kill_at: usize) {
+        let answers = AtomicUsize::new(0);
+        thread::scope(|scope| {
+            for sender in 0..SENDERS {
+                let answers = &answers;
+                scope.spawn(move || {
+                    let Ok(mut connection) = Connection::open(exporter.webhook) else {
                         return;
                     };
-                    assert_eq!(answer.status, 200, "{}", answer.text());
-                    answered[webhook].store(true, SeqCst);
-                    if answers.fetch_add(1, SeqCst) + 1 == WEBHOOKS / 2 {
-                        exporter.signal("KILL");
+                    for webhook in webhooks_of(sender) {
+                        if self.answered[webhook].load(SeqCst) {
+                            continue;
+                        }
+                        self.begun[webhook].store(true, SeqCst);
+                        let Ok(answer) = connection.send(webhook) else {
+                            return;
+                        };
+                        assert_eq!(answer.status, 200, "{}", answer.text());
+                        self.answered[webhook].store(true, SeqCst);
+                        if answers.fetch_add(1, SeqCst) + 1 == kill_at {
+                            exporter.signal("KILL");
+                        }
                     }
-                }
-            });
+                });
+            }
+        });
+    }
+
+    fn answered(&self) -> Counts {
+        counts(|webhook| self.answered[webhook].load(SeqCst))
+    }
+
+    /// All that was answered is there, and no more than was sent.
+    fn check(&self, there: &Counts) {
+        for (of, least) in &self.answered() {
+            let count = there.get(of).copied().unwrap_or_default();
+            assert!(
+                count >= *least,
+                "{of:?}: {count} of {least} that were answered"
+            );
         }
-    });
-    (begun, answered)
+        let begun = counts(|webhook| self.begun[webhook].load(SeqCst));
+        for (of, count) in there {
+            let most = begun[of];
+            assert!(*count <= most, "{of:?}: {count} of {most} that were sent");
+        }
+    }
+}
+
+fn total(counts: &Counts) -> usize {
+    counts.values().sum()
+}
+
+fn from_environment(name: &str) -> Option<u64> {
+    let text = env::var(name).ok()?;
+    Some(
+        text.parse()
+            .unwrap_or_else(|_| panic!("{name} is no number: {text}")),
+    )
+}
+
+/// A number that only the seed and the round decide.
+fn random(seed: u64, round: u64) -> u64 {
+    let digest = digest(&SHA256, &[seed.to_le_bytes(), round.to_le_bytes()].concat());
+    u64::from_le_bytes(digest.as_ref()[..8].try_into().unwrap())
 }
 
 /// Sends every webhook and tells of each whether it was a duplicate.

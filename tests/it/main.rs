@@ -17,6 +17,7 @@ mod crash;
 mod dashboards;
 mod docs;
 mod exposition;
+mod faults;
 mod first_alert;
 mod law;
 mod machine;

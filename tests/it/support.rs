@@ -182,15 +182,25 @@ impl Exporter {
         }
     }
 
+    /// Starts the binary without waiting until it is ready, with variables of the environment.
+    pub fn begin(storage: &Path, environment: Vec<(String, String)>) -> Self {
+        Self::spawn(command(), storage, vec![allow_all()], environment)
+    }
+
     fn ready(mut self) -> Self {
         wait_for("the exporter to be ready", || {
-            if self.child.try_wait().unwrap().is_some() {
+            if self.has_ended() {
                 self.wait();
                 panic!("the exporter ended:\n{}", self.log());
             }
             self.get("/-/ready").status == 200
         });
         self
+    }
+
+    /// Whether the process has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
     }
 
     /// Ends the process with SIGKILL and starts it on the same storage.
@@ -201,6 +211,11 @@ impl Exporter {
 
     /// Starts the same process once more; this one must have ended.
     pub fn start_again(&self) -> Self {
+        self.begin_again().ready()
+    }
+
+    /// As [`Exporter::start_again`], without waiting until it is ready.
+    pub fn begin_again(&self) -> Self {
         let mut exporter = Self::spawn(
             command(),
             &self.storage,
@@ -208,7 +223,7 @@ impl Exporter {
             self.environment.clone(),
         );
         exporter.tls = self.tls.clone();
-        exporter.ready()
+        exporter
     }
 
     /// The number of the process that was started.

@@ -142,7 +142,8 @@ fn open_existing(database: &Path) -> Result<Connection, StoreError> {
     // SQLite opens for reading what it may not write, and would refuse each change.
     if connection.is_readonly(MAIN_DB).map_err(failed)? {
         let what = "its permissions allow only reading";
-        return Err(StoreError::file(database, &user(), what));
+        let kind = StoreErrorKind::ReadOnly;
+        return Err(StoreError::file(kind, database, &user(), what));
     }
     // Closing would write the log of a killed process back; an empty one is only removed.
     connection
@@ -199,6 +200,7 @@ pub(super) fn failed(database: &Path, operation: &str, source: rusqlite::Error) 
         Some((ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase, _)) => StoreErrorKind::Damaged,
         Some((_, ffi::SQLITE_IOERR_FSYNC | ffi::SQLITE_IOERR_DIR_FSYNC)) => StoreErrorKind::Lost,
         Some((ErrorCode::DiskFull, _)) => StoreErrorKind::Full,
+        Some((ErrorCode::ReadOnly, _)) => StoreErrorKind::ReadOnly,
         Some((
             _,
             ffi::SQLITE_IOERR_WRITE | ffi::SQLITE_IOERR_SHMSIZE | ffi::SQLITE_IOERR_TRUNCATE,
@@ -212,7 +214,7 @@ pub(super) fn failed(database: &Path, operation: &str, source: rusqlite::Error) 
             Some((ErrorCode::CannotOpen | ErrorCode::ReadOnly, _))
         ) =>
         {
-            StoreError::file(database, &user(), &source.to_string()).because(source)
+            StoreError::file(kind, database, &user(), &source.to_string()).because(source)
         }
         _ => {
             let path = database.display();

@@ -2,7 +2,7 @@
 
 export PATH := $(CURDIR)/target/tools/usr/sbin:$(CURDIR)/target/tools/usr/bin:$(PATH)
 
-.PHONY: run setup test test-dashboards lint golden attacks bench bench-build
+.PHONY: run setup test test-dashboards lint golden soak attacks bench bench-build
 
 run: ## builds the exporter and starts it on loopback for all providers without secrets, with its storage in ./data
 	@cargo build --release --locked --bins --example webhooks
@@ -32,6 +32,11 @@ test-dashboards: setup ## draws the dashboards with Grafana's libraries; see the
 
 golden: setup ## writes the golden files again; read the difference before you commit it
 	UPDATE_GOLDEN=1 cargo test --locked --test it golden
+
+soak: setup ## ten minutes of load with kills, full disks, failed syncs and reloads; make soak SOAK_SECONDS=60 is shorter
+	cargo build --release --locked --bins
+	EXPORTER=$(CURDIR)/target/release/whatsapp-quality-exporter SOAK_SECONDS=$(or $(SOAK_SECONDS),600) \
+	    cargo test --locked --test it soak:: -- --ignored --nocapture
 
 attacks: ## attacks the listeners for ten seconds each, and writes the table of SECURITY.md
 	cargo build --release --locked --bins

@@ -31,7 +31,7 @@ const EVENTS: [&str; 7] = [
     "UPGRADE",
     "UNKNOWN",
 ];
-const SECRET: &str = "the secret of the app";
+pub const SECRET: &str = "the secret of the app";
 const BEGINNING: usize = 1_700_000_000;
 
 /// Events by number and kind.
@@ -165,7 +165,8 @@ fn total(counts: &Counts) -> usize {
     counts.values().sum()
 }
 
-fn from_environment(name: &str) -> Option<u64> {
+/// The number in a variable of the environment.
+pub fn from_environment(name: &str) -> Option<u64> {
     let text = env::var(name).ok()?;
     Some(
         text.parse()
@@ -174,7 +175,7 @@ fn from_environment(name: &str) -> Option<u64> {
 }
 
 /// A number that only the seed and the round decide.
-fn random(seed: u64, round: u64) -> u64 {
+pub fn random(seed: u64, round: u64) -> u64 {
     let digest = digest(&SHA256, &[seed.to_le_bytes(), round.to_le_bytes()].concat());
     u64::from_le_bytes(digest.as_ref()[..8].try_into().unwrap())
 }
@@ -289,17 +290,21 @@ fn assert_newest(samples: &[Sample]) {
 }
 
 /// A connection that is used for many requests.
-struct Connection(BufReader<TcpStream>);
+pub struct Connection(BufReader<TcpStream>);
 
 impl Connection {
-    fn open(address: SocketAddr) -> io::Result<Self> {
+    pub fn open(address: SocketAddr) -> io::Result<Self> {
         let stream = connect(address)?;
         stream.set_nodelay(true)?;
         Ok(Self(BufReader::new(stream)))
     }
 
     fn send(&mut self, webhook: usize) -> io::Result<Answer> {
-        let body = body_of(webhook);
+        self.send_body(&body_of(webhook))
+    }
+
+    /// Sends a webhook of Meta's, signed with [`SECRET`].
+    pub fn send_body(&mut self, body: &str) -> io::Result<Answer> {
         let request = format!(
             "POST /webhooks/meta HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
              X-Hub-Signature-256: {}\r\nContent-Length: {}\r\n\r\n{body}",

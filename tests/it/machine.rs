@@ -137,6 +137,67 @@ fn root_that_is_read_only_needs_no_folder_but_the_storage() {
 }
 
 #[test]
+fn full_file_system_puts_webhooks_off_until_there_is_room() {
+    const SMALL: &str = r#"mount -t tmpfs -o size=2m none "$0" || exit 99; exec "$@""#;
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path().canonicalize().unwrap();
+    let small = || {
+        let mut command = unshare(&["--mount"])?;
+        command.args(["sh", "-c", SMALL]).arg(&folder);
+        Some(command)
+    };
+    let may_mount = small().is_some_and(|mut command| {
+        let status = command.arg("true").status();
+        status.unwrap().success()
+    });
+    if !may_mount {
+        println!(
+            "this user may mount no file system: storage::a_full_disk_promises_nothing_and_loses_\
+             nothing has a limit of its files in the place of one"
+        );
+        return;
+    }
+    let exporter = Exporter::start_under(launch(small().unwrap()), &folder);
+    let inside = format!("/proc/{}/root{}", exporter.id(), folder.display());
+    let ballast = Path::new(&inside).join("ballast");
+    let events = |numbers: std::ops::Range<usize>| {
+        let event = |number| {
+            format!(
+                r#"{{"field":"phone_number_quality_update","value":{{"display_phone_number":"1555{number:07}","event":"FLAGGED"}}}}"#
+            )
+        };
+        let changes = numbers.map(event).collect::<Vec<_>>().join(",");
+        let body = format!(r#"{{"entry":[{{"id":"1","time":1748454394,"changes":[{changes}]}}]}}"#);
+        exporter.post("/webhooks/meta", &body)
+    };
+    let value = |name| exporter.value(name, &[]).unwrap();
+    assert_eq!(events(0..10).json()["applied"], 10);
+    let mut known = 10;
+    for round in 0..3 {
+        let filled = fs::write(&ballast, vec![0; 2 << 20]);
+        assert_eq!(filled.unwrap_err().kind(), std::io::ErrorKind::StorageFull);
+        // A page of the log may have room for a small one.
+        while events(known..known + 1).status == 200 {
+            known += 1;
+        }
+        assert_eq!(events(known..known + 500).status, 503, "round {round}");
+        assert_eq!(value("whatsapp_exporter_storage_up"), 0.0);
+        assert_eq!(value("whatsapp_exporter_phone_numbers"), known as f64);
+        assert_eq!(exporter.get("/-/ready").status, 503);
+
+        fs::remove_file(&ballast).unwrap();
+        wait_for("the storage to take changes again", || {
+            exporter.get("/-/ready").status == 200
+        });
+        let answer = events(known..known + 50).json();
+        assert_eq!(answer["applied"], 50);
+        known += 50;
+        assert_eq!(value("whatsapp_exporter_phone_numbers"), known as f64);
+    }
+    println!("a tmpfs of 2 MiB was full 3 times: {known} numbers answered, 0 lost");
+}
+
+#[test]
 fn storage_that_cannot_be_written_is_named_with_the_user() {
     let above = tempfile::tempdir().unwrap();
     let user = User::new(above.path());

@@ -30,6 +30,7 @@ mod proxy;
 mod readme;
 mod scrape;
 mod smuggling;
+mod soak;
 mod storage;
 mod support;
 mod systemd;

@@ -411,9 +411,10 @@ pub fn allow_all() -> String {
     format!("--webhook.allow-unauthenticated={}", names.join(","))
 }
 
-/// The binary, without any variable that would configure it.
+/// The binary, or the one that `EXPORTER` names, without any variable that would configure it.
 pub fn command() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_whatsapp-quality-exporter"));
+    let own = || env!("CARGO_BIN_EXE_whatsapp-quality-exporter").into();
+    let mut command = Command::new(std::env::var_os("EXPORTER").unwrap_or_else(own));
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("WHATSAPP_EXPORTER_") {
             command.env_remove(name);

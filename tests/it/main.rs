@@ -15,6 +15,7 @@ mod config;
 mod connections;
 mod crash;
 mod dashboards;
+mod deployment;
 mod docs;
 mod exposition;
 mod faults;

@@ -1,0 +1,98 @@
+//! What `docs/deployment.md` says of an exporter that runs.
+
+use std::{path::Path, process::Command};
+
+use crate::{
+    readme::{blocks, section},
+    support::{Answer, Exporter, fixture, request, sign, wait_for},
+};
+
+const OLD: &str = "0123456789abcdef0123456789abcdef";
+/// The one of the page.
+const NEW: &str = "fedcba9876543210fedcba9876543210";
+
+#[test]
+fn secret_is_changed_in_five_steps_and_no_webhook_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let page = fixture("../docs/deployment.md");
+    let steps = blocks(section(&page, "Changing a secret"), "sh");
+    let [start, write, reload, look, take_away] = &steps[..] else {
+        panic!("{} commands", steps.len());
+    };
+    let run = |commands: &str| shell(folder.path(), commands);
+    run(&format!(
+        "printf %s {OLD} >meta.secret; cp meta.secret meta-old.secret"
+    ));
+    let (_, flags) = start.trim().split_once(' ').unwrap();
+    let path = folder.path().display().to_string();
+    let flags = flags.replace("file=", &format!("file={path}/"));
+    let arguments: Vec<_> = flags.split(' ').collect();
+    let exporter = Exporter::start_bare(&folder.path().join("data"), &arguments, &[]);
+    let web = format!("127.0.0.1:{}", exporter.web.port());
+    let of_this = |commands: &str| {
+        let process = exporter.id().to_string();
+        commands
+            .replace("\"$(pidof whatsapp-quality-exporter)\"", &process)
+            .replace("127.0.0.1:10877", &web)
+    };
+    let reloads = || exporter.log().matches("configurations read again").count();
+    let is_accepted = |secret| signed(&exporter, secret).status == 200;
+    assert!(is_accepted(OLD) && !is_accepted(NEW));
+
+    run(write);
+    run(&of_this(reload));
+    wait_for("the first reload", || reloads() == 1);
+    assert!(is_accepted(OLD) && is_accepted(NEW));
+    let used = run(&of_this(look));
+    for secret in ["1", "2"] {
+        let sample = format!(r#"{{provider="meta",secret="{secret}"}}"#);
+        assert!(used.contains(&sample), "{used}");
+    }
+
+    run(&of_this(take_away));
+    wait_for("the second reload", || reloads() == 2);
+    assert!(!is_accepted(OLD) && is_accepted(NEW));
+}
+
+#[test]
+fn table_to_plan_with_agrees_with_the_unit_and_the_flags() {
+    let page = fixture("../docs/deployment.md");
+    let table = section(&page, "What to plan with");
+    let unit = fixture("../deploy/systemd/whatsapp-quality-exporter.service");
+    let help = fixture("fixtures/help.txt");
+    for (said, place) in [
+        ("`127.0.0.1:10877`", "[default: 127.0.0.1:10877]"),
+        ("`127.0.0.1:10878`", "[default: 127.0.0.1:10878]"),
+    ] {
+        assert!(table.contains(said) && help.contains(place), "{said}");
+    }
+    for (said, place) in [
+        (
+            "`whatsapp-quality-exporter` in the",
+            "\nUser=whatsapp-quality-exporter\n",
+        ),
+        ("give 30 s (`TimeoutStopSec`", "\nTimeoutStopSec=30\n"),
+    ] {
+        assert!(table.contains(said) && unit.contains(place), "{said}");
+    }
+}
+
+fn signed(exporter: &Exporter, secret: &str) -> Answer {
+    let body = r#"{"entry":[]}"#;
+    let signature = sign(secret, body.as_bytes());
+    let headers = [("X-Hub-Signature-256", signature.as_str())];
+    let path = "/webhooks/meta";
+    request(exporter.webhook, "POST", path, &headers, body.as_bytes()).unwrap()
+}
+
+/// Runs commands in a folder, and gives what they print.
+fn shell(folder: &Path, commands: &str) -> String {
+    let mut shell = Command::new("sh");
+    let output = shell
+        .args(["-ec", commands])
+        .current_dir(folder)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{commands}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}

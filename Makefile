@@ -2,7 +2,7 @@
 
 export PATH := $(CURDIR)/target/tools/usr/sbin:$(CURDIR)/target/tools/usr/bin:$(PATH)
 
-.PHONY: run setup test test-dashboards lint golden soak attacks bench bench-build
+.PHONY: run setup test test-dashboards lint golden soak fuzz deny attacks bench bench-build
 
 run: ## builds the exporter and starts it on loopback for all providers without secrets, with its storage in ./data
 	@cargo build --release --locked --bins --example webhooks
@@ -37,6 +37,22 @@ soak: setup ## ten minutes of load with kills, full disks, failed syncs and relo
 	cargo build --release --locked --bins
 	EXPORTER=$(CURDIR)/target/release/whatsapp-quality-exporter SOAK_SECONDS=$(or $(SOAK_SECONDS),600) \
 	    cargo test --locked --test it soak:: -- --ignored --nocapture
+
+fuzz: ## runs each fuzz target for a minute; make fuzz FUZZ_SECONDS=600 for ten
+	tests/setup fuzz
+	FUZZ_SECONDS=$(or $(FUZZ_SECONDS),60) tests/fuzz
+
+# It is built to be there soon, and not to be fast.
+CARGO_DENY = target/tools/cargo/bin/cargo-deny
+$(CARGO_DENY):
+	CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_LTO=off \
+	    cargo install --quiet --locked --version 0.20.2 --no-default-features --root target/tools/cargo cargo-deny
+
+deny: $(CARGO_DENY) ## checks licences, sources and banned crates by deny.toml
+	for package in . benches fuzz; do \
+	    $(CARGO_DENY) --manifest-path $$package/Cargo.toml --locked --config deny.toml \
+	        check --allow license-exception-not-encountered bans licenses sources || exit; \
+	done
 
 attacks: ## attacks the listeners for ten seconds each, and writes the table of SECURITY.md
 	cargo build --release --locked --bins

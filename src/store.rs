@@ -1,6 +1,6 @@
 //! Where records are kept: a map of documents, in an engine that syncs before it answers.
 
-mod document;
+pub mod document;
 mod sqlite;
 
 use std::{error::Error, path::Path};

@@ -40,13 +40,19 @@ struct Sketch {
 
 /// Why a document cannot be read.
 #[derive(Debug, PartialEq)]
-pub(super) enum Unreadable {
+pub enum Unreadable {
+    /// A later version wrote it; what of it is unknown to this one.
     Newer(String),
+    /// It is not one of this program's, or not as it was written.
     Damaged(&'static str),
 }
 
 /// The document's key: a JSON list, because a phone number may hold any separator.
-pub(super) fn key_of(record: &Record) -> serde_json::Result<Vec<u8>> {
+///
+/// # Errors
+///
+/// Those of the JSON library, of which none is expected.
+pub fn key_of(record: &Record) -> serde_json::Result<Vec<u8>> {
     match record {
         Record::Number(key, _) => key_of_entity(key),
         Record::Account(key, _) => key_of_entity(key),
@@ -69,7 +75,11 @@ fn key_of_entity<K: Entity>(key: &K) -> serde_json::Result<Vec<u8>> {
 }
 
 /// Appends the document.
-pub(super) fn write(record: &Record, text: &mut Vec<u8>) -> serde_json::Result<()> {
+///
+/// # Errors
+///
+/// Those of the JSON library, of which none is expected.
+pub fn write(record: &Record, text: &mut Vec<u8>) -> serde_json::Result<()> {
     fn document<T: Serialize>(record: &T, text: &mut Vec<u8>) -> serde_json::Result<()> {
         serde_json::to_writer(
             text,
@@ -87,7 +97,11 @@ pub(super) fn write(record: &Record, text: &mut Vec<u8>) -> serde_json::Result<(
 }
 
 /// Reads a document under its key; `None` where it is the mark that something was forgotten.
-pub(super) fn read(key: &str, value: &str) -> Result<Option<Record>, Unreadable> {
+///
+/// # Errors
+///
+/// [`Unreadable`]; the database is damaged, or newer than this program.
+pub fn read(key: &str, value: &str) -> Result<Option<Record>, Unreadable> {
     let damaged = Unreadable::Damaged("a key is not readable");
     // Owned: what is escaped in JSON cannot be borrowed from it.
     let Ok(parts) = serde_json::from_str::<Vec<String>>(key) else {

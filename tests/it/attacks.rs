@@ -3,8 +3,10 @@
 use std::{
     fs,
     io::{Read, Write},
-    net::TcpStream,
+    net::{SocketAddr, TcpStream},
     process::Command,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -121,17 +123,33 @@ fn connections_wait_in_the_system_while_the_process_is_busy() {
 
 #[test]
 fn few_file_descriptors_leave_room_for_both_listeners_and_the_storage() {
-    let folder = tempfile::tempdir().unwrap();
-    let exporter = Exporter::start_under(limited(), folder.path());
-    let strangers: Vec<_> = (0..60)
-        .map(|_| connect(exporter.webhook).unwrap())
-        .collect();
-    for time in 0..3 {
-        let answer = exporter.post("/webhooks/meta", &event(time));
-        assert!(answer.text().contains("\"applied\":1"), "{}", answer.text());
-        assert_eq!(exporter.get("/metrics").status, 200);
+    for (descriptors, strangers) in [(48, 60), (256, 600)] {
+        let folder = tempfile::tempdir().unwrap();
+        let exporter = Exporter::start_under(limited(descriptors), folder.path());
+        let is_over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| crowd(exporter.webhook, strangers, &is_over));
+            for time in 0..20 {
+                let answer = exporter.post("/webhooks/meta", &event(time));
+                assert!(answer.text().contains("\"applied\":1"), "{}", answer.text());
+                assert_eq!(exporter.get("/metrics").status, 200);
+            }
+            is_over.store(true, Ordering::Relaxed);
+        });
+        let log = exporter.log();
+        assert!(!log.contains("cannot accept a connection"), "{log}");
     }
-    drop(strangers);
+}
+
+/// Holds idle connections, and opens again what is closed, without a pause.
+fn crowd(address: SocketAddr, connections: usize, is_over: &AtomicBool) {
+    let mut held = Vec::new();
+    while !is_over.load(Ordering::Relaxed) {
+        held.retain_mut(is_open);
+        while held.len() < connections {
+            held.extend(connect(address));
+        }
+    }
 }
 
 #[test]
@@ -220,12 +238,15 @@ fn is_open(stream: &mut TcpStream) -> bool {
     is_open
 }
 
-/// The binary with at most 48 file descriptors.
-fn limited() -> Command {
+/// The binary with at most so many file descriptors.
+fn limited(descriptors: usize) -> Command {
     let program = crate::support::command();
     let mut shell = Command::new("sh");
     shell
-        .args(["-c", "ulimit -n 48; exec \"$0\" \"$@\""])
+        .args([
+            "-c",
+            &format!("ulimit -n {descriptors}; exec \"$0\" \"$@\""),
+        ])
         .arg(program.get_program());
     for (name, _) in program.get_envs() {
         shell.env_remove(name);

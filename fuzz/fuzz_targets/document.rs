@@ -1,0 +1,4 @@
+//! Documents of the storage.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzz::document(data));

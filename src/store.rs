@@ -65,8 +65,6 @@ enum StoreErrorKind {
     /// It does not answer or cannot be used at the moment; the operator or another program is at
     /// fault.
     Unavailable,
-    /// It may only be read; the operator is at fault.
-    ReadOnly,
     /// There is no room; the operator makes some.
     Full,
     /// It takes changes and grows, because another program reads an old state of it.
@@ -77,6 +75,9 @@ enum StoreErrorKind {
     Newer,
     /// What is stored is damaged, or is not this program's.
     Damaged,
+    /// The engine opened a file for reading only and does not open it again: only a new process
+    /// may find that it can be written.
+    ReadOnly,
     /// Nothing more can be promised: after a failed fsync nobody knows what reached the disk.
     Lost,
 }
@@ -84,8 +85,8 @@ enum StoreErrorKind {
 impl StoreError {
     /// Whether nothing more can be promised, so that the process must end.
     pub fn is_fatal(&self) -> bool {
-        use StoreErrorKind::{Full, Held, ReadOnly, Unavailable};
-        !matches!(self.kind, Unavailable | ReadOnly | Full | Held)
+        use StoreErrorKind::{Full, Held, Unavailable};
+        !matches!(self.kind, Unavailable | Full | Held)
     }
 
     fn new(kind: StoreErrorKind, sentence: String) -> Self {

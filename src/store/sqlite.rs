@@ -205,8 +205,7 @@ impl Store for Sqlite {
         // What a killed process wrote may be nowhere but in the kernel's memory; after a failed
         // fsync the kernel may believe that the disk has it. So the log is synced and written back.
         match self.checkpoint("TRUNCATE") {
-            // A log that SQLite could open for reading only stays so until the next start.
-            Err(error) if error.is_fatal() || error.kind == StoreErrorKind::ReadOnly => Err(error),
+            Err(error) if error.is_fatal() => Err(error),
             // Where the disk is full, the changes stay in the log.
             _ => Ok(()),
         }

@@ -99,6 +99,24 @@ impl Sqlite {
         }
     }
 
+    /// Has commits go through a write-ahead log that is in the folder after a loss of power.
+    fn begin_log(&self) -> Result<(), StoreError> {
+        let failed = |source| self.failed("begin its write-ahead log", source);
+        let connection = &self.connection;
+        let mut pragma = connection
+            .prepare("PRAGMA journal_mode = WAL")
+            .map_err(failed)?;
+        let mut rows = pragma.query([]).map_err(failed)?;
+        // The change is committed, and may fail, after the row that says what the mode will be.
+        while rows.next().map_err(failed)?.is_some() {}
+        // The file is made by the first that reads. SQLite syncs its name at the first commit, and
+        // goes on where that fails.
+        connection
+            .query_row("PRAGMA user_version", [], |_| Ok(()))
+            .map_err(failed)?;
+        file::sync_name(&self.database)
+    }
+
     fn check(&self) -> Result<(), StoreError> {
         let verdict: String = self
             .connection
@@ -189,10 +207,11 @@ impl Store for Sqlite {
             .map_err(failed)?;
         self.connection
             .execute_batch(
-                "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; \
-                 PRAGMA wal_autocheckpoint = 0; PRAGMA secure_delete = ON;",
+                "PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 0; \
+                 PRAGMA secure_delete = ON;",
             )
             .map_err(failed)?;
+        self.begin_log()?;
         let wal_pages = Arc::clone(&self.wal_pages);
         let hook = move |_: &mut Wal, pages| {
             wal_pages.store(pages, Ordering::Relaxed);

@@ -72,6 +72,12 @@ fn sync_folder_of(path: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
+/// Waits until the disk has the names of a database and of the files beside it.
+pub(super) fn sync_name(database: &Path) -> Result<(), StoreError> {
+    let folder = database.parent().unwrap_or(database);
+    sync_folder_of(database).map_err(|source| unusable(folder, source))
+}
+
 /// Makes a folder for this user alone, because phone numbers are personal data.
 fn create_private(folder: &Path) -> io::Result<()> {
     let missing: Vec<&Path> = folder
@@ -129,7 +135,7 @@ fn create(folder: &Path, database: &Path) -> Result<(), StoreError> {
         .map_err(failed)?;
     connection.close().map_err(|(_, error)| failed(error))?;
     fs::rename(&unfinished, database).map_err(in_folder)?;
-    sync_folder_of(database).map_err(in_folder)
+    sync_name(database)
 }
 
 fn open_existing(database: &Path) -> Result<Connection, StoreError> {

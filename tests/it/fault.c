@@ -1,9 +1,11 @@
-// Preloaded into the exporter: one call that goes wrong. Of the calls on files below $FAULT_FOLDER the one with the
-// number $FAULT_AT goes wrong; each is noted in $FAULT_CALLS with its function and its path, a line each.
+// Preloaded into the exporter: a call that goes wrong. Of the calls on files below $FAULT_FOLDER it is the one with the
+// number $FAULT_AT; each call is noted in $FAULT_CALLS with its function and its path, a line each.
 //
 // $FAULT is what happens then:
-// error  it fails, and does nothing      short  it reads or writes half, and says so
+// error  it fails, and does nothing
+// short  it reads or writes half, and says so
 // torn   it reads or writes half, and fails
+// full   it and all writes after it find the disk full, until the file $FAULT_MENDED is there
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -33,7 +35,11 @@ static char fault_of_path(const char *function, const char *path) {
     close(log);
     long call = ++calls;
     pthread_mutex_unlock(&step);
-    return call == atol(getenv("FAULT_AT")) ? getenv("FAULT")[0] : 0;
+    long at = atol(getenv("FAULT_AT"));
+    char what = getenv("FAULT")[0];
+    if (what != 'f') return call == at ? what : 0;
+    int is_full = at && call >= at && !strncmp(function, "pwrite", 6) && access(getenv("FAULT_MENDED"), F_OK);
+    return is_full ? what : 0;
 }
 
 static char fault(const char *function, int file) {
@@ -44,8 +50,8 @@ static char fault(const char *function, int file) {
     return fault_of_path(function, path);
 }
 
-static int failed(void) {
-    errno = EIO;
+static int failed(char what) {
+    errno = what == 'f' ? ENOSPC : EIO;
     return -1;
 }
 
@@ -53,22 +59,24 @@ static ssize_t moved(int file, void *bytes, size_t count, off_t at, const char *
     ssize_t (*real)(int, void *, size_t, off_t) = REAL(ssize_t (*)(int, void *, size_t, off_t), function);
     char what = fault(function, file);
     if (!what) return real(file, bytes, count, at);
-    if (what == 'e') return failed();
+    if (what == 'e' || what == 'f') return failed(what);
     ssize_t half = real(file, bytes, count / 2, at);
-    return what == 's' ? half : failed();
+    return what == 's' ? half : failed(what);
 }
 
 static int on_file(int file, const char *function) {
-    return fault(function, file) ? failed() : REAL(int (*)(int), function)(file);
+    char what = fault(function, file);
+    return what ? failed(what) : REAL(int (*)(int), function)(file);
 }
 
 static int cut(int file, off_t size, const char *function) {
-    return fault(function, file) ? failed() : REAL(int (*)(int, off_t), function)(file, size);
+    char what = fault(function, file);
+    return what ? failed(what) : REAL(int (*)(int, off_t), function)(file, size);
 }
 
 static int opened(const char *path, int flags, mode_t mode, const char *function) {
-    if (fault_of_path(function, path)) return failed();
-    return REAL(int (*)(const char *, int, ...), function)(path, flags, mode);
+    char what = fault_of_path(function, path);
+    return what ? failed(what) : REAL(int (*)(const char *, int, ...), function)(path, flags, mode);
 }
 
 #define OPENS(name)                                     \
@@ -93,9 +101,11 @@ ssize_t pwrite(int file, const void *bytes, size_t count, off_t at) { return mov
 ssize_t pwrite64(int file, const void *bytes, size_t count, off_t at) { return moved(file, (void *)bytes, count, at, "pwrite64"); }
 
 int unlink(const char *path) {
-    return fault_of_path("unlink", path) ? failed() : REAL(int (*)(const char *), "unlink")(path);
+    char what = fault_of_path("unlink", path);
+    return what ? failed(what) : REAL(int (*)(const char *), "unlink")(path);
 }
 
 int rename(const char *from, const char *to) {
-    return fault_of_path("rename", from) ? failed() : REAL(int (*)(const char *, const char *), "rename")(from, to);
+    char what = fault_of_path("rename", from);
+    return what ? failed(what) : REAL(int (*)(const char *, const char *), "rename")(from, to);
 }

@@ -25,7 +25,7 @@ use crate::{
 };
 
 const DATABASE: &str = "whatsapp-quality-exporter.db";
-const WAL: &str = "whatsapp-quality-exporter.db-wal";
+pub const WAL: &str = "whatsapp-quality-exporter.db-wal";
 const ACCOUNT: &str = "102290129340398";
 
 // Restarts
@@ -1285,7 +1285,7 @@ fn find(folder: &Path, name: &str) -> PathBuf {
 }
 
 /// What is in a folder, without what is made anew at every start.
-fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+pub fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap());
     let named = entries.map(|entry| (entry.file_name().into_string().unwrap(), entry.path()));
     named

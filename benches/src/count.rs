@@ -177,6 +177,7 @@ async fn scrapes(times: usize) {
     ));
     for _ in 0..times {
         let request = Request::get("/metrics")
+            .header("host", "x")
             .header("accept-encoding", "gzip")
             .header(
                 "accept",

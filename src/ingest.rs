@@ -47,13 +47,9 @@ pub struct WriterStatus {
 
 /// What is submitted to the writer: the content of an authentic request.
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "nearly every submission is a delivery"
-)]
 pub enum Submission {
-    /// Webhooks.
-    Delivery(Parsed),
+    /// Webhooks. They are boxed, because a submission is moved often on its way to the answer.
+    Delivery(Box<Parsed>),
     /// A handshake with the right verify token.
     Handshake,
 }

@@ -30,21 +30,28 @@ pub fn measure(before: &Path, rounds: usize) {
     let mut sent = 0;
     for connections in [64, 256] {
         let mut rates = [Figure::default(), Figure::default()];
+        let mut times = [Figure::default(), Figure::default()];
         for round in 0..rounds {
             for index in in_turn(round) {
                 sent += REQUESTS as u64;
                 let requests = Requests::webhooks(REQUESTS, NUMBERS, EPOCH + sent);
-                rates[index].add(
-                    requests
-                        .send(builds[index].address, connections, TIME)
-                        .per_second,
-                );
+                let before = builds[index].processor_time();
+                let load = requests.send(builds[index].address, connections, TIME);
+                let time = builds[index].processor_time() - before;
+                rates[index].add(load.per_second);
+                times[index].add(time * 1e9 / load.requests as f64);
             }
         }
         row(
             &mut page,
             &format!("webhooks a second on {connections} connections"),
             &rates,
+            false,
+        );
+        row(
+            &mut page,
+            &format!("ns of processor time a webhook on {connections} connections"),
+            &times,
             false,
         );
     }

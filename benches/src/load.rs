@@ -24,6 +24,7 @@ pub const EPOCH: u64 = 1_700_000_000;
 #[derive(Clone, Copy, Debug)]
 pub struct Load {
     pub per_second: f64,
+    pub requests: usize,
     /// In seconds.
     pub p99: f64,
 }
@@ -135,6 +136,7 @@ impl Requests {
             all.sort_unstable();
             Load {
                 per_second: all.len() as f64 / elapsed,
+                requests: all.len(),
                 p99: all[all.len() * 99 / 100].as_secs_f64(),
             }
         })

@@ -129,6 +129,19 @@ impl Server {
             .expect("KiB")
     }
 
+    /// Seconds of processor time that its threads have taken.
+    pub fn processor_time(&self) -> f64 {
+        let threads = format!("/proc/{}/task", self.child.id());
+        let of_thread = |thread: std::io::Result<fs::DirEntry>| {
+            let path = thread.expect("a thread").path().join("schedstat");
+            let times = fs::read_to_string(path).expect("its times");
+            let nanoseconds = times.split(' ').next().expect("a time");
+            nanoseconds.parse::<f64>().expect("a number") / 1e9
+        };
+        let threads = fs::read_dir(threads).expect("a process");
+        threads.map(of_thread).sum()
+    }
+
     /// Tells the program to stop, and gives how long it took to end.
     pub fn stop(mut self) -> Duration {
         let began = Instant::now();

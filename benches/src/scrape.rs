@@ -172,7 +172,8 @@ fn over_tls(page: &mut Page, folder: &Path, storage: &Path) {
     let seconds = |connection: &mut Connection| {
         let began = Instant::now();
         let got = connection.get("/metrics", &headers).expect("a page");
-        assert_eq!(got.len(), body.len());
+        // The exporter's own families differ from page to page.
+        assert!(got.len().abs_diff(body.len()) < body.len() / 1000);
         began.elapsed().as_secs_f64()
     };
     let [mut limit, mut idle] = [(); 2].map(|()| Figure::default());

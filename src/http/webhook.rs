@@ -143,7 +143,7 @@ impl Webhooks {
             body: &body,
         };
         match endpoint.provider.parse(&delivery) {
-            Ok(parsed) => Ok((Submission::Delivery(parsed), None)),
+            Ok(parsed) => Ok((Submission::Delivery(Box::new(parsed)), None)),
             Err(reason) => Err(self.rejected(endpoint, lines, StatusCode::BAD_REQUEST, &reason)),
         }
     }

@@ -19,6 +19,7 @@ lint:
 	cargo clippy --locked --all-targets -- --deny warnings
 	RUSTDOCFLAGS='--deny warnings' cargo doc --locked --no-deps --document-private-items
 	cargo metadata --quiet --locked --format-version 1 --manifest-path benches/Cargo.toml >/dev/null
+	cargo metadata --quiet --locked --format-version 1 --manifest-path fuzz/Cargo.toml >/dev/null
 
 test: setup lint ## everything: format, lints, documentation, tests
 	cargo build --release --locked --bins --examples

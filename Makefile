@@ -55,9 +55,10 @@ deny: $(CARGO_DENY) ## checks licences, sources and banned crates by deny.toml
 	        check --allow license-exception-not-encountered bans licenses sources || exit; \
 	done
 
+# On a machine that is busy with other things, ALLOWED=30 asks only for an answer.
 attacks: ## attacks the listeners for ten seconds each, and writes the table of SECURITY.md
 	cargo build --release --locked --bins
-	cd benches && CARGO_TARGET_DIR=../target/benches cargo build --release --locked && ulimit -n $$(ulimit -Hn) && ../target/benches/release/compare attacks $(or $(SECONDS),10)
+	cd benches && CARGO_TARGET_DIR=../target/benches cargo build --release --locked && ulimit -n $$(ulimit -Hn) && ../target/benches/release/compare attacks $(or $(SECONDS),10) $(or $(ALLOWED),1)
 
 bench-build: ## measures this build against an earlier one, in turn: make bench-build BEFORE=/path/of/the/binary
 	cargo build --release --locked --bins

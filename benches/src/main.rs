@@ -51,9 +51,9 @@ fn main() {
             count::measure(&mut page);
             page.write("../docs/performance.md", "bench");
         }
-        ["attacks", seconds] => {
-            let time = Duration::from_secs(seconds.parse().expect("how many seconds"));
-            attacks::measure(time);
+        ["attacks", time, allowed] => {
+            let seconds = |text: &str| Duration::from_secs(text.parse().expect("seconds"));
+            attacks::measure(seconds(time), seconds(allowed));
         }
         ["builds", before, rounds] => {
             builds::measure(Path::new(before), rounds.parse().expect("how many rounds"))

@@ -148,13 +148,30 @@ fn proxies_as_shipped_pass_webhooks_and_nothing_else_and_log_no_token() {
 }
 
 #[test]
+fn nginx_logs_no_token_where_its_own_files_fail() {
+    const TOKEN: &str = "a-token-of-ours";
+    let storage = tempfile::tempdir().unwrap();
+    let secrets = [("WHATSAPP_EXPORTER_8X8_TOKEN", TOKEN)];
+    let exporter = Exporter::start_bare(storage.path(), &[], &secrets);
+    let nginx = Proxy::nginx(&exporter);
+    // A large body is kept in this folder on its way.
+    fs::remove_dir_all(nginx.certificates.path("client_body")).unwrap();
+    let path = format!("/webhooks/8x8/{TOKEN}");
+    let large = nginx.request("POST", &path, &[], &vec![b' '; 3 << 20]);
+    assert_eq!(large.status, 500, "{}", large.text());
+    assert!(!nginx.logs().contains(TOKEN), "{}", nginx.logs());
+}
+
+#[test]
 fn nginx_mirror_gives_another_program_the_webhook_as_it_was_signed() {
     let storage = tempfile::tempdir().unwrap();
     let secrets = [("WHATSAPP_EXPORTER_META_APP_SECRET", SECRET)];
     let mut exporter = Exporter::start_bare(storage.path(), &[], &secrets);
     let other = TcpListener::bind("127.0.0.1:0").unwrap();
     let location = shipped("nginx-mirror.conf", &exporter);
-    let location = location.replace("8080", &other.local_addr().unwrap().port().to_string());
+    let location = location
+        .replace("8080", &other.local_addr().unwrap().port().to_string())
+        .replace("/var/log/nginx/", "");
     let nginx = Proxy::plain_nginx(&location);
     let received = thread::spawn(move || {
         let mut received = Vec::new();
@@ -182,6 +199,13 @@ fn nginx_mirror_gives_another_program_the_webhook_as_it_was_signed() {
     exporter.end("TERM");
     // Meta sends it again.
     assert_eq!(nginx.signed(&signature, &body).status, 502);
+    let handshake = "/webhooks/meta?hub.mode=subscribe&hub.verify_token=a-token-of-ours";
+    assert_eq!(nginx.request("GET", handshake, &[], b"").status, 502);
+    assert!(
+        !nginx.logs().contains("a-token-of-ours"),
+        "{}",
+        nginx.logs()
+    );
 }
 
 /// Reads a request, and answers it with this status.

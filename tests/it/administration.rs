@@ -127,7 +127,7 @@ fn commands_of_the_documentation_remove_a_number_and_an_account() {
     let exporter = Exporter::start(storage.path(), &[ENABLED]);
     let page = fixture("../docs/deployment.md");
     let commands = blocks(section(&page, "Removing a number or an account"), "sh");
-    let port = format!("127.0.0.1:{}", exporter.web.port());
+    let port = exporter.web.to_string();
     let commands = commands.concat().replace("127.0.0.1:10877", &port);
     for (command, removed) in commands.trim().lines().zip([
         r#"{"phone_numbers":1,"accounts":0}"#,

@@ -28,7 +28,7 @@ fn secret_is_changed_in_five_steps_and_no_webhook_is_refused() {
     let flags = flags.replace("file=", &format!("file={path}/"));
     let arguments: Vec<_> = flags.split(' ').collect();
     let exporter = Exporter::start_bare(&folder.path().join("data"), &arguments, &[]);
-    let web = format!("127.0.0.1:{}", exporter.web.port());
+    let web = exporter.web.to_string();
     let of_this = |commands: &str| {
         let process = exporter.id().to_string();
         commands

@@ -30,8 +30,8 @@ fn nginx_as_it_comes_passes_signed_webhooks_and_makes_no_provider_public() {
         &[("WHATSAPP_EXPORTER_META_APP_SECRET", SECRET)],
     );
     let nginx = Proxy::plain_nginx(&format!(
-        "location /webhooks/ {{ proxy_pass http://127.0.0.1:{}; }}",
-        exporter.webhook.port()
+        "location /webhooks/ {{ proxy_pass http://{}; }}",
+        exporter.webhook
     ));
 
     let body = downgrade("");
@@ -227,7 +227,7 @@ fn receive(stream: std::net::TcpStream, status: &str) -> (String, Vec<u8>) {
 
 /// A file of `deploy`, for this exporter.
 fn shipped(name: &str, exporter: &Exporter) -> String {
-    fixture(&format!("../deploy/{name}")).replace("10878", &exporter.webhook.port().to_string())
+    fixture(&format!("../deploy/{name}")).replace("127.0.0.1:10878", &exporter.webhook.to_string())
 }
 
 /// A proxy of Debian's in a folder of its own, ended with the test.

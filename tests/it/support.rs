@@ -4,10 +4,13 @@ use std::{
     collections::BTreeMap,
     fs,
     io::{self, BufRead, BufReader, Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -134,9 +137,10 @@ impl Exporter {
         {
             program.arg("--log.format=json");
         }
+        let own = own_address();
         for flag in ["--web.listen-address=", "--webhook.listen-address="] {
             if !arguments.iter().any(|argument| argument.starts_with(flag)) {
-                program.arg(format!("{flag}127.0.0.1:0"));
+                program.arg(format!("{flag}{own}:0"));
             }
         }
         let mut child = program
@@ -304,6 +308,16 @@ impl Exporter {
     pub fn value(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
         value(&self.samples(), name, labels)
     }
+}
+
+/// A loopback address that no other process of these tests has. The port of a process that has ended
+/// may be given to the next one; at another address, that one never gets what was meant for the first.
+fn own_address() -> Ipv4Addr {
+    static GIVEN: AtomicU32 = AtomicU32::new(1);
+    let given = GIVEN.fetch_add(1, Ordering::Relaxed);
+    // Ten bits for the process of the tests, 14 for its exporters, inside of 127.0.0.0/8.
+    let host = ((std::process::id() % 1022 + 1) << 14) | (given % (1 << 14));
+    Ipv4Addr::from_bits((127 << 24) | host)
 }
 
 impl Drop for Exporter {

@@ -126,6 +126,35 @@ impl Config {
         })
     }
 
+    /// Every mistake in the files and in what turns providers on, a sentence each, where
+    /// [`Config::read_files`] stops at the first; and until when certificates are valid.
+    pub fn findings(&self) -> (Vec<String>, Vec<String>) {
+        let mut findings = Vec::new();
+        let mut notes = Vec::new();
+        for source in &self.secrets {
+            match Secrets::read(std::slice::from_ref(source)) {
+                Ok(secrets) => findings.extend(secrets.warnings),
+                Err(error) => findings.push(error.to_string()),
+            }
+        }
+        // Where a secret cannot be read, it would turn its provider on.
+        if findings.is_empty() {
+            findings.extend(self.read_secrets().err().map(|error| error.to_string()));
+        }
+        findings.extend(self.read_pseudonyms().err().map(|error| error.to_string()));
+        for role in [Role::Web, Role::Webhook] {
+            match self.read_web_config(role, &WebConfig::default()) {
+                Ok(config) => {
+                    let of_file = |what: &String| format!("--{}: {what}", role.flag());
+                    findings.extend(config.warnings.iter().map(of_file));
+                    notes.extend(config.valid_until.as_ref().map(of_file));
+                }
+                Err(error) => findings.push(error.to_string()),
+            }
+        }
+        (findings, notes)
+    }
+
     /// Reads the web configuration of a listener; it says nothing where there is no file. `before`
     /// is the one that is in force.
     ///

@@ -5,7 +5,8 @@ use std::{env, fmt, io::Write, process::ExitCode};
 use tokio::{runtime, signal::unix, sync::mpsc};
 use tracing::error;
 use whatsapp_quality_exporter::{
-    Listeners, RunError, cli,
+    Listeners, RunError,
+    cli::{self, Invocation},
     config::{Config, Files, WebConfig},
     domain::Pseudonyms,
     run, telemetry,
@@ -18,8 +19,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    let config = match cli::read(env::args_os()) {
-        Ok(config) => config,
+    let invocation = match cli::read(env::args_os()) {
+        Ok(invocation) => invocation,
         Err(usage) => {
             // If this cannot be written, the exit status still tells the result.
             let _ = usage.print();
@@ -30,6 +31,10 @@ fn main() -> ExitCode {
                 ExitCode::from(USAGE)
             };
         }
+    };
+    let config = match invocation {
+        Invocation::Serve(config) => *config,
+        other => return run_verb(&other),
     };
     let files = match config.read_files(&WebConfig::default(), &WebConfig::default()) {
         Ok(files) => files,
@@ -78,6 +83,19 @@ fn serve(config: Config, files: Files, pseudonyms: Option<Pseudonyms>) -> Result
     // A database that is still being read when the program is to end need not be read to its end.
     runtime.shutdown_background();
     result
+}
+
+/// Runs a verb that ends by itself.
+fn run_verb(invocation: &Invocation) -> ExitCode {
+    let mut output = std::io::stdout().lock();
+    match invocation.run(&mut output) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // If this cannot be written, the exit status still tells the result.
+            let _ = writeln!(std::io::stderr(), "error: {error}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn refuse(error: &dyn fmt::Display) -> ExitCode {

@@ -6,6 +6,7 @@
 
 mod json;
 mod quality;
+mod sample;
 
 use std::fmt;
 
@@ -13,6 +14,8 @@ use hyper::Method;
 use smallvec::SmallVec;
 
 use crate::domain::{Change, InvalidKey, ProviderName};
+
+pub use sample::{Message, Sample, SampleKind};
 
 /// Declares the module of each provider, and the list of all.
 macro_rules! providers {
@@ -48,6 +51,8 @@ pub struct Provider {
     pub setup: &'static str,
     /// A delivery as the provider documents it.
     pub example: Example,
+    /// Writes a delivery as the provider documents it; `None` where it documents none of that kind.
+    pub write: fn(&Sample) -> Option<Message>,
     /// Reads a delivery of the provider of this name.
     read: fn(ProviderName, &Delivery<'_>) -> Result<Parsed, ParseError>,
 }
@@ -190,6 +195,7 @@ impl Provider {
         handshake: false,
         setup: "",
         example: Example::Json(""),
+        write: |_| None,
         read: |_, _| Ok(Parsed::nothing()),
     };
 

@@ -83,14 +83,6 @@ impl Listeners {
         if config.systemd_socket {
             return Ok(systemd::listeners()?);
         }
-        let bind = |address: &ListenAddress| {
-            let listener = TcpListener::bind(address.addresses()).and_then(with_backlog);
-            let address = || address.to_string();
-            listener.map_err(|source| RunError::Listen {
-                address: address(),
-                source,
-            })
-        };
         Ok(Self {
             web: config
                 .web_addresses
@@ -103,6 +95,18 @@ impl Listeners {
                 .map(bind)
                 .collect::<Result<_, _>>()?,
         })
+    }
+
+    /// Why the configured addresses cannot be bound, a sentence each.
+    pub fn findings(config: &Config) -> Vec<String> {
+        if config.systemd_socket {
+            return Vec::new();
+        }
+        let addresses = config.web_addresses.iter().chain(&config.webhook_addresses);
+        // All are kept until the end, so that an address that is given twice is found.
+        let (_bound, errors): (Vec<_>, Vec<_>) = addresses.map(bind).partition(Result::is_ok);
+        let errors = errors.into_iter().filter_map(Result::err);
+        errors.map(|error| error.to_string()).collect()
     }
 
     /// Says where the system takes connections.
@@ -388,6 +392,14 @@ impl Program {
             }
         }
     }
+}
+
+fn bind(address: &ListenAddress) -> Result<TcpListener, RunError> {
+    let listener = TcpListener::bind(address.addresses()).and_then(with_backlog);
+    listener.map_err(|source| RunError::Listen {
+        address: address.to_string(),
+        source,
+    })
 }
 
 /// The standard library lets 128 connections wait; a second call of `listen` changes that.

@@ -85,6 +85,15 @@ pub(super) struct TlsDocument {
     curve_preferences: Option<Vec<String>>,
 }
 
+/// Whether a certificate is valid now, in sentences.
+#[derive(Default)]
+pub(super) struct Validity {
+    /// Why it is not.
+    pub(super) warning: Option<String>,
+    /// Until when it is.
+    pub(super) until: Option<String>,
+}
+
 /// What is asked of a client's certificate: Go's `tls.ClientAuthType`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ClientAuth {
@@ -128,14 +137,14 @@ pub(super) fn server_config(
     document: TlsDocument,
     http2: bool,
     files: &mut FileReader<'_>,
-    warnings: &mut Vec<String>,
+    validity: &mut Validity,
 ) -> Result<Arc<ServerConfig>, String> {
     let chain = pem_of("cert", document.cert, document.cert_file, files)?;
     let chain = chain.ok_or("tls_server_config: one of cert and cert_file is missing")?;
     let key = pem_of("key", document.key, document.key_file, files)?;
     let key = key.ok_or("tls_server_config: one of key and key_file is missing")?;
     let chain = certificates("cert", &chain)?;
-    warnings.extend(chain.first().and_then(validity_warning));
+    *validity = chain.first().and_then(validity_of).unwrap_or_default();
     let key = PrivateKeyDer::from_pem_slice(&key).map_err(|error| {
         format!("tls_server_config.key: there is no private key in PEM format: {error}")
     })?;
@@ -214,12 +223,12 @@ fn certificates(key: &str, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, S
 }
 
 /// A sentence where clients will refuse the certificate because of its dates.
-fn validity_warning(certificate: &CertificateDer<'_>) -> Option<String> {
+fn validity_of(certificate: &CertificateDer<'_>) -> Option<Validity> {
     let certificate = Certificate::from_der(certificate).ok()?;
     let validity = certificate.tbs_certificate().validity();
     let now = std::time::SystemTime::now();
     let (from, until) = (validity.not_before, validity.not_after);
-    if until.to_system_time() < now {
+    let warning = if until.to_system_time() < now {
         Some(format!(
             "the certificate has expired ({until}), so clients refuse it"
         ))
@@ -229,7 +238,12 @@ fn validity_warning(certificate: &CertificateDer<'_>) -> Option<String> {
         ))
     } else {
         None
-    }
+    };
+    let is_valid = warning.is_none();
+    Some(Validity {
+        warning,
+        until: is_valid.then(|| format!("the certificate is valid until {until}")),
+    })
 }
 
 /// The suites and groups that are asked for, or all that rustls takes by default.

@@ -18,7 +18,7 @@ use rustls::ServerConfig;
 use secrecy::SecretString;
 use serde::Deserialize;
 
-use super::tls::{self, TlsDocument};
+use super::tls::{self, TlsDocument, Validity};
 
 /// The headers that the toolkit lets an operator add, each with its only values where it has some.
 const HEADERS: [(&str, &[&str]); 5] = [
@@ -69,6 +69,8 @@ pub struct WebConfig {
     pub rate_limit: Option<RateLimit>,
     /// Sentences about what is most likely not as it was meant.
     pub warnings: Vec<String>,
+    /// A sentence about the end of the certificate that is valid now.
+    pub valid_until: Option<String>,
     /// The files that were read, as they were before that.
     files: Vec<(PathBuf, FileStamp)>,
     /// Tells whether another configuration says the same.
@@ -223,14 +225,14 @@ impl WebConfig {
                     .into(),
             );
         }
-        let mut warnings = Vec::new();
+        let mut validity = Validity::default();
         let tls = match document.tls_server_config {
             Some(document) => Some(tls::server_config(
                 role,
                 document,
                 http2,
                 files,
-                &mut warnings,
+                &mut validity,
             )?),
             None => None,
         };
@@ -239,7 +241,8 @@ impl WebConfig {
             users: checked_users(users.unwrap_or_default())?,
             headers: headers(http.headers.unwrap_or_default())?,
             rate_limit: rate_limit(document.rate_limit.unwrap_or_default())?,
-            warnings,
+            warnings: validity.warning.into_iter().collect(),
+            valid_until: validity.until,
             ..Self::default()
         })
     }

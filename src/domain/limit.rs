@@ -63,6 +63,21 @@ impl MessagingLimit {
         (number.is_finite() && number >= 0.0 && number.fract() == 0.0).then_some(Self(number.abs()))
     }
 
+    /// The limit as a tier is named, without its `TIER_`: `10K`, `250`, `UNLIMITED`, `NOT_SET`.
+    pub fn tier(self) -> String {
+        let in_units =
+            |unit: f64| (self.0 >= unit && self.0 % unit == 0.0).then_some(self.0 / unit);
+        match self {
+            Self::UNLIMITED => "UNLIMITED".into(),
+            Self::NOT_SET => "NOT_SET".into(),
+            _ => match (in_units(1e6), in_units(1e3)) {
+                (Some(millions), _) => format!("{millions}M"),
+                (None, Some(thousands)) => format!("{thousands}K"),
+                (None, None) => self.to_string(),
+            },
+        }
+    }
+
     /// The value as Prometheus takes it.
     pub const fn as_f64(self) -> f64 {
         self.0
@@ -222,6 +237,25 @@ mod tests {
                 .as_deref(),
             Some("0")
         );
+    }
+
+    #[test]
+    fn tier_is_read_as_the_limit_it_names() {
+        for (text, tier) in [
+            ("250", "250"),
+            ("TIER_1K", "1K"),
+            ("2000", "2K"),
+            ("1500", "1500"),
+            ("100000", "100K"),
+            ("TIER_1M", "1M"),
+            ("unlimited", "UNLIMITED"),
+            ("0", "NOT_SET"),
+        ] {
+            let limit = MessagingLimit::parse(text).unwrap();
+            assert_eq!(limit.tier(), tier);
+            let named = MessagingLimit::parse(&format!("TIER_{tier}"));
+            assert_eq!(named, Some(limit));
+        }
     }
 
     #[test]

@@ -61,6 +61,12 @@ impl Timestamp {
         Self::from_nanos(instant.as_nanosecond())
     }
 
+    /// ISO 8601 in UTC, to the millisecond.
+    pub fn to_iso(self) -> String {
+        let instant = jiff::Timestamp::from_millisecond(self.0 / (NANOS / 1000));
+        instant.map_or_else(|_| self.to_string(), |instant| format!("{instant:.3}"))
+    }
+
     fn from_nanos(nanos: i128) -> Option<Self> {
         i64::try_from(nanos)
             .ok()
@@ -171,6 +177,7 @@ mod tests {
             ("2023-02-22T12:00:00", "1677067200"),
             ("2023-02-22T13:00:00+01:00", "1677067200"),
             ("2023-02-22T12:00:00.010Z", "1677067200.01"),
+            ("2023-02-22T12:00:00.000Z", "1677067200"),
             ("1677067200", "none"),
             ("yesterday", "none"),
             ("", "none"),

@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use hyper::Method;
 
 use super::{
-    Delivery, Example, ParseError, Parsed, Provider,
+    Delivery, Example, Message, ParseError, Parsed, Provider, Sample,
     json::{Scalar, read_fields},
     quality::QualityFields,
 };
@@ -26,9 +26,17 @@ pub(super) static PROVIDER: Provider = Provider {
     example: Example::Query(
         "display_phone_number=16505551111&event=FLAGGED&current_limit=TIER_10K",
     ),
+    write,
     read,
     ..Provider::POST_WITH_TOKEN
 };
+
+fn write(sample: &Sample) -> Option<Message> {
+    let (phone_number, _) = sample.quality()?;
+    let mut fields = sample.fields("event", ["current_limit", "old_limit"]);
+    fields.insert("display_phone_number".into(), phone_number.into());
+    serde_urlencoded::to_string(fields).ok().map(Message::Query)
+}
 
 /// Kaleyra sends a form with a few pairs; those beyond are not read.
 const MAX_PAIRS: usize = 1024;

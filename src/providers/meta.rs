@@ -6,9 +6,10 @@
 use std::borrow::Cow;
 
 use serde::de::MapAccess;
+use serde_json::{Value as Json, json};
 
 use super::{
-    Delivery, Example, InvalidChange, ParseError, Parsed, Proof, Provider,
+    Delivery, Example, InvalidChange, Message, ParseError, Parsed, Proof, Provider, Sample,
     json::{Fields, Item, List, Node, Object, Scalar, pass_over, read_body},
     quality::{CapabilityFields, QualityFields},
 };
@@ -30,9 +31,35 @@ pub(super) static PROVIDER: Provider = Provider {
     example: Example::Json(
         r#"{"object":"whatsapp_business_account","entry":[{"id":"102290129340398","time":1748454394,"changes":[{"field":"phone_number_quality_update","value":{"display_phone_number":"15550783881","event":"DOWNGRADE","old_limit":"TIER_10K","current_limit":"TIER_1K"}}]}]}"#,
     ),
+    write,
     read,
     ..Provider::POST_WITH_TOKEN
 };
+
+fn write(sample: &Sample) -> Option<Message> {
+    let (field, value) = match sample.quality() {
+        Some((phone_number, _)) => {
+            let mut value = sample.fields("event", ["current_limit", "old_limit"]);
+            value.insert("display_phone_number".into(), phone_number.into());
+            (QUALITY, Json::Object(value))
+        }
+        None => {
+            let limit = format!("TIER_{}", sample.limit?.tier());
+            (
+                CAPABILITY,
+                json!({"max_daily_conversations_per_business": limit}),
+            )
+        }
+    };
+    Some(Message::Json(json!({
+        "object": "whatsapp_business_account",
+        "entry": [{
+            "id": sample.waba_id.as_str(),
+            "time": sample.at.as_seconds().trunc() as u64,
+            "changes": [{"field": field, "value": value}],
+        }],
+    })))
+}
 
 /// The account in the samples that the "Test" button of the app dashboard sends.
 const TEST_ACCOUNT: &str = "0";

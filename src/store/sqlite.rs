@@ -71,6 +71,19 @@ impl Sqlite {
         })
     }
 
+    /// Whether [`Sqlite::open`] would find what it needs in `folder`; nothing is made there, but the
+    /// lock beside a database that is there.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Sqlite::open`]. A database is not read, so damage in it is not found.
+    pub fn check_folder(folder: &Path) -> Result<(), StoreError> {
+        match folder.join(file::DATABASE).exists() {
+            true => Self::open(folder).map(drop),
+            false => file::check_folder(folder),
+        }
+    }
+
     /// The error of a call into SQLite. After a fatal one, closing must not try again what failed:
     /// a second fsync may succeed and have kept nothing, and the log would be removed.
     fn failed(&self, operation: &str, source: rusqlite::Error) -> StoreError {

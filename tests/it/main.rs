@@ -37,4 +37,5 @@ mod support;
 mod systemd;
 mod tls;
 mod toolkit;
+mod verbs;
 mod webhook;

@@ -36,6 +36,24 @@ pub(super) fn lock(folder: &Path) -> Result<File, StoreError> {
     }
 }
 
+/// Whether a database could be made in a folder, which need not be there.
+pub(super) fn check_folder(folder: &Path) -> Result<(), StoreError> {
+    let is_there = |path: &&Path| path.symlink_metadata().is_ok();
+    let existing = folder.ancestors().find(is_there).unwrap_or(folder);
+    let is_usable = fs::metadata(existing).and_then(|found| {
+        if !found.is_dir() {
+            return Err(io::ErrorKind::NotADirectory.into());
+        }
+        #[cfg(unix)]
+        rustix::fs::access(
+            existing,
+            rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK,
+        )?;
+        Ok(())
+    });
+    is_usable.map_err(|source| unusable(folder, source))
+}
+
 /// Opens the database of a folder, and makes it where there is none.
 pub(super) fn open(folder: &Path, database: &Path) -> Result<Connection, StoreError> {
     match fs::metadata(database) {

@@ -1,0 +1,418 @@
+//! The verbs of the command line, as they are typed: what they print, and how they end.
+
+use std::{fs, net::TcpListener, path::Path, process::Output};
+
+use whatsapp_quality_exporter::{
+    cli,
+    domain::EventKind,
+    providers::{self, Proof},
+};
+
+use crate::{
+    support::{Exporter, assert_golden, command, fixture},
+    tls::Certificates,
+};
+
+const SECRET: &str = "0123456789abcdef0123456789abcdef";
+const NUMBER: &str = "15550783881";
+const META_SECRET: (&str, &str) = ("WHATSAPP_EXPORTER_META_APP_SECRET", SECRET);
+
+#[test]
+fn send_changes_the_metrics_by_each_event_of_each_provider() {
+    let folder = tempfile::tempdir().unwrap();
+    let secrets = secrets();
+    let secrets: Vec<_> = secrets.iter().map(|name| (name.as_str(), SECRET)).collect();
+    let exporter = Exporter::start_bare(&folder.path().join("data"), &[], &secrets);
+    let url = format!("--url=http://{}", exporter.webhook);
+    let events = EventKind::ALL.into_iter();
+    let events: Vec<_> = events.filter(|kind| *kind != EventKind::Unknown).collect();
+    for provider in providers::ALL {
+        let name = provider.name.as_str();
+        let labels = [("provider", name), ("phone_number", NUMBER)];
+        for (index, event) in events.iter().enumerate() {
+            let word = event.as_str().to_lowercase().replace('_', "-");
+            let to = format!("--to={}K", index + 1);
+            // A time of its own, so that nothing is a repetition.
+            let at = format!("--at={}", 1_748_454_394 + index);
+            let output = verb(
+                folder.path(),
+                &[
+                    "send",
+                    name,
+                    &word,
+                    "--number=+1 555-078-3881",
+                    "--from=50K",
+                    &to,
+                    &at,
+                    &url,
+                ],
+                &secrets,
+            );
+            assert_eq!(
+                output.status.code(),
+                Some(0),
+                "{name} {word}: {}",
+                stderr(&output)
+            );
+            let said = stdout(&output);
+            assert!(said.contains("answered 200: {\"applied\":1,"), "{said}");
+            let event = [&labels[..], &[("event", event.as_str())]].concat();
+            let events = exporter.value("whatsapp_phone_number_quality_events_total", &event);
+            assert_eq!(events, Some(1.0), "{name} {word}");
+            let limit = exporter.value("whatsapp_phone_number_messaging_limit", &labels);
+            assert_eq!(limit, Some(1000.0 * (index + 1) as f64), "{name} {word}");
+        }
+        let output = verb(
+            folder.path(),
+            &["send", name, "capability", "--to=unlimited", &url],
+            &secrets,
+        );
+        let account = [("provider", name)];
+        let limit = exporter.value("whatsapp_business_account_messaging_limit", &account);
+        if name == "meta" {
+            assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+            assert_eq!(limit, Some(f64::INFINITY));
+        } else {
+            let reason = "documents no webhook of an account's limit";
+            assert!(
+                stderr(&output).contains(reason),
+                "{name}: {}",
+                stderr(&output)
+            );
+            assert_eq!((output.status.code(), limit), (Some(1), None));
+        }
+    }
+}
+
+#[test]
+fn send_says_why_a_webhook_was_not_taken() {
+    let folder = tempfile::tempdir().unwrap();
+    let one_provider = [META_SECRET];
+    let exporter = Exporter::start_bare(&folder.path().join("data"), &[], &one_provider);
+    let [webhook, web] = [exporter.webhook, exporter.web].map(|at| format!("--url=http://{at}"));
+    let free = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let nobody = format!("--url=http://{free}");
+    fs::write(folder.path().join("wrong.secret"), "f".repeat(32)).unwrap();
+    let sent = ["meta", "flagged", "--number=1555"];
+    let refused = |arguments: &[&str]| {
+        let output = verb(folder.path(), &[&["send"], arguments].concat(), &[]);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {output:?}");
+        stderr(&output)
+    };
+    let wrong = ["--meta.app-secret-file=wrong.secret", &webhook];
+    for (arguments, sentence) in [
+        (&wrong[..], "the secret that was given is not one of those"),
+        (&[&webhook], "no secret was given, and the exporter has one"),
+        (&[&web], "--url is not the address of its webhook listener"),
+        (&[&nobody], "the connection was refused; start the exporter"),
+        (&["--url=http://"], "--url is not an address"),
+        (
+            &["--token-file=wrong.secret"],
+            "--token-file is not how Meta Cloud API proves",
+        ),
+        (
+            &["--app-secret-file=missing"],
+            "cannot read the secret file missing",
+        ),
+    ] {
+        let said = refused(&[&sent, arguments].concat());
+        assert!(said.contains(sentence), "{arguments:?}: {said}");
+        assert!(!said.contains("ffff"), "{said}");
+    }
+    let off = refused(&["8x8", "flagged", "--number=1555", &webhook]);
+    assert!(off.contains("no secret for it (--8x8.token-file)"), "{off}");
+    assert!(refused(&["meta", "flagged", &webhook]).contains("give --number"));
+    assert!(refused(&["meta", "capability", &webhook]).contains("needs --to"));
+    for mistake in ["--to=many", "--at=yesterday", "--number=<number>"] {
+        let output = verb(folder.path(), &["send", "meta", "flagged", mistake], &[]);
+        assert_eq!(output.status.code(), Some(2), "{mistake}: {output:?}");
+    }
+    assert_eq!(
+        exporter.value("whatsapp_exporter_phone_numbers", &[]),
+        Some(0.0)
+    );
+}
+
+#[test]
+fn check_finds_all_mistakes_at_once() {
+    let certificates = Certificates::new();
+    certificates.issue("old", |params| {
+        params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2021, 1, 1);
+    });
+    let tls = "tls_server_config: {cert_file: old.pem, key_file: old.key}\n";
+    certificates.write("web.yml", tls);
+    certificates.write(
+        "webhook.yml",
+        "tls_server_config:\n  sert_file: server.pem\n",
+    );
+    certificates.write("file", "");
+    let in_use = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("--web.listen-address={}", in_use.local_addr().unwrap());
+    let output = verb(
+        &certificates.path(""),
+        &[
+            "check",
+            "--meta.app-secret-file=missing.secret",
+            "--web.config.file=web.yml",
+            "--webhook.config.file=webhook.yml",
+            &address,
+            "--webhook.listen-address=127.0.0.1:0",
+            "--storage.path=file/data",
+            "--log.format",
+            "xml",
+            "--web.no-such-flag",
+        ],
+        &[("WHATSAPP_EXPORTER_LIMITS_MAX_PHONE_NUMBERS", "many")],
+    );
+    let found = stdout(&output);
+    println!("{found}");
+    assert_eq!(output.status.code(), Some(1), "{found}");
+    let findings = [
+        "'xml' for '--log.format",
+        "'many' for '--limits.max-phone-numbers",
+        "unexpected argument '--web.no-such-flag' found",
+        "cannot read the secret file missing.secret of --meta.app-secret-file",
+        "--web.config.file: the certificate has expired (2021-01-01T00:00:00Z)",
+        "--webhook.config.file (webhook.yml): tls_server_config: unknown field `sert_file`",
+        "cannot listen on 127.0.0.1:",
+        "cannot use the storage folder",
+    ];
+    for finding in findings {
+        let lines = found.lines().filter(|line| line.contains(finding));
+        assert_eq!(lines.count(), 1, "{finding}: {found}");
+    }
+    assert_eq!(found.lines().count(), findings.len(), "{found}");
+    assert_eq!(
+        stderr(&output),
+        format!("error: {} findings\n", findings.len())
+    );
+}
+
+#[test]
+fn check_without_a_finding_says_until_when_certificates_are_valid_and_makes_nothing() {
+    let certificates = Certificates::new();
+    let tls = "tls_server_config: {cert_file: server.pem, key_file: server.key}\n";
+    certificates.write("web.yml", tls);
+    let arguments = [
+        "check",
+        "--web.config.file=web.yml",
+        "--web.listen-address=127.0.0.1:0",
+        "--webhook.listen-address=127.0.0.1:0",
+        "--storage.path=data/below",
+    ];
+    let output = verb(&certificates.path(""), &arguments, &[META_SECRET]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(stdout(&output).starts_with("--web.config.file: the certificate is valid until "));
+    assert!(!certificates.path("data").exists());
+    let output = verb(&certificates.path(""), &arguments, &[]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stdout(&output).contains("no provider is on"), "{output:?}");
+    // A provider is on by a secret that is odd, which is the one finding.
+    let odd = [("WHATSAPP_EXPORTER_META_APP_SECRET", "odd")];
+    let output = verb(&certificates.path(""), &arguments, &odd);
+    assert_eq!(stderr(&output), "error: 1 finding\n", "{output:?}");
+
+    let storage = certificates.path("data/below");
+    let exporter = Exporter::start(&storage, &[]);
+    let output = verb(&certificates.path(""), &arguments, &[META_SECRET]);
+    assert!(stdout(&output).contains("another process"), "{output:?}");
+    drop(exporter);
+    assert_eq!(
+        verb(&certificates.path(""), &arguments, &[META_SECRET])
+            .status
+            .code(),
+        Some(0)
+    );
+}
+
+#[test]
+fn rules_and_dashboards_are_those_that_are_shipped() {
+    const URL: &str = "https://wiki.example.org/runbook.md";
+    const SHIPPED: &str = "https://example.com/whatsapp-quality-exporter/docs/runbook.md";
+    let folder = tempfile::tempdir().unwrap();
+    for (name, files) in [
+        (
+            "rules",
+            ["alerts/whatsapp.rules.yml", "alerts/alertmanager.yml"],
+        ),
+        (
+            "dashboards",
+            [
+                "dashboards/whatsapp-fleet.json",
+                "dashboards/whatsapp-exporter.json",
+            ],
+        ),
+    ] {
+        let mut addresses = 0;
+        for arguments in [vec![name], vec![name, "new/folder", "--runbook-url", URL]] {
+            let output = verb(folder.path(), &arguments, &[]);
+            assert_eq!(output.status.code(), Some(0), "{output:?}");
+            let said = stdout(&output);
+            let written: Vec<_> = said.lines().map(|path| folder.path().join(path)).collect();
+            assert_eq!(written.len(), files.len());
+            for (file, written) in files.iter().zip(written) {
+                let shipped = fixture(&format!("../{file}"));
+                let written = fs::read_to_string(written).unwrap();
+                if arguments.len() == 1 {
+                    assert_eq!(written, shipped, "{file}");
+                } else {
+                    assert_eq!(written, shipped.replace(SHIPPED, URL), "{file}");
+                    addresses += written.matches(URL).count();
+                }
+            }
+        }
+        assert!(addresses > 0, "{name} has no address of the runbook");
+    }
+    fs::write(folder.path().join("file"), "").unwrap();
+    let output = verb(folder.path(), &["rules", "file"], &[]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        stderr(&output).starts_with("error: cannot write file"),
+        "{output:?}"
+    );
+}
+
+#[test]
+fn healthcheck_fails_where_the_exporter_is_not_ready() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut exporter = Exporter::start(&folder.path().join("data"), &[]);
+    let url = format!("--url=http://{}/", exporter.web);
+    // A variable that serve would not take is nothing to the other verbs.
+    let mistake = [("WHATSAPP_EXPORTER_LOG_LEVEL", "loud")];
+    let health = || verb(folder.path(), &["healthcheck", &url], &mistake);
+    assert_eq!(
+        (health().status.code(), stdout(&health())),
+        (Some(0), "ready\n".into())
+    );
+    exporter.end("TERM");
+    assert_eq!(health().status.code(), Some(1));
+    assert!(stderr(&health()).contains("the connection was refused"));
+}
+
+#[test]
+fn serve_takes_the_flags_that_work_without_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut program = command();
+    program.arg("serve");
+    let exporter = Exporter::start_under(program, &folder.path().join("data"));
+    assert_eq!(exporter.get("/-/healthy").status, 200);
+    let refused = |arguments: &[&str]| {
+        let output = verb(folder.path(), arguments, &[]);
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        stderr(&output).lines().next().map(str::to_owned)
+    };
+    let mistake = "--log.level=loud";
+    assert_eq!(refused(&["serve", mistake]), refused(&[mistake]));
+}
+
+#[test]
+fn completions_and_manual_pages_have_every_verb() {
+    let folder = tempfile::tempdir().unwrap();
+    let command = cli::command();
+    let verbs: Vec<_> = command
+        .get_subcommands()
+        .map(|verb| verb.get_name())
+        .collect();
+    assert!(verbs.contains(&"send") && verbs.len() >= 8, "{verbs:?}");
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let script = stdout(&verb(folder.path(), &["completions", shell], &[]));
+        assert!(verbs.iter().all(|verb| script.contains(verb)), "{shell}");
+    }
+    let script = folder.path().join("script");
+    fs::write(
+        &script,
+        stdout(&verb(folder.path(), &["completions", "bash"], &[])),
+    )
+    .unwrap();
+    let mut bash = std::process::Command::new("bash");
+    bash.arg("-ec")
+        .arg("source \"$0\"; complete -p whatsapp-quality-exporter")
+        .arg(&script);
+    let output = bash.output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+
+    let page = stdout(&verb(folder.path(), &["man"], &[]));
+    assert!(page.contains(".TH whatsapp-quality-exporter 1"), "{page}");
+    for name in verbs {
+        assert!(
+            page.contains(&format!("whatsapp\\-quality\\-exporter\\-{name}(1)")),
+            "{name}"
+        );
+        let of_verb = verb(folder.path(), &["man", name], &[]);
+        assert!(stdout(&of_verb).contains(".SH SYNOPSIS"), "{of_verb:?}");
+    }
+    assert_eq!(
+        verb(folder.path(), &["man", "woman"], &[]).status.code(),
+        Some(1)
+    );
+}
+
+#[test]
+fn golden_reference_of_the_commands() {
+    let mut page = String::from(
+        "# Commands\n\n<!-- Generated from the command line: make golden -->\n\n\
+         `whatsapp-quality-exporter` without a command serves, as `serve` does, whose flags are in the\n\
+         [README](../README.md#flags).\n",
+    );
+    let mut command = cli::command();
+    for verb in command
+        .get_subcommands_mut()
+        .filter(|verb| verb.get_name() != "help")
+    {
+        let name = verb.get_name().to_owned();
+        // The flags of serve stand in the README.
+        let is_serves = |arg: &clap::Arg| arg.get_long().is_some_and(|flag| flag.contains('.'));
+        let hidden: Vec<_> = verb
+            .get_arguments()
+            .filter(|arg| is_serves(arg))
+            .map(|arg| arg.get_id().clone())
+            .collect();
+        let mut verb = verb
+            .clone()
+            .bin_name(format!("whatsapp-quality-exporter {name}"));
+        for id in hidden {
+            verb = verb.mut_arg(id, |arg| arg.hide(true));
+        }
+        let help = verb.render_help().to_string();
+        page.push_str(&format!(
+            "\n## {name}\n\n```text\n{}\n```\n",
+            help.trim_end()
+        ));
+    }
+    assert_golden("../docs/commands.md", &page);
+}
+
+/// The variables that turn all providers on.
+fn secrets() -> Vec<String> {
+    let variable = |provider: &&providers::Provider| {
+        let kind = match provider.proof {
+            Proof::Hmac { .. } => "APP_SECRET",
+            Proof::Token => "TOKEN",
+        };
+        let name = provider.name.as_str().to_uppercase();
+        format!("WHATSAPP_EXPORTER_{name}_{kind}")
+    };
+    providers::ALL.iter().map(variable).collect()
+}
+
+/// Runs a verb in a folder until it ends.
+fn verb(folder: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Output {
+    let mut command = command();
+    command
+        .current_dir(folder)
+        .args(arguments)
+        .envs(environment.iter().copied());
+    command.output().unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}

@@ -2,7 +2,7 @@
 
 export PATH := $(CURDIR)/target/tools/usr/sbin:$(CURDIR)/target/tools/usr/bin:$(PATH)
 
-.PHONY: run setup test test-dashboards lint golden soak fuzz deny attacks bench bench-build
+.PHONY: run setup test test-browser test-dashboards lint golden soak fuzz deny attacks bench bench-build
 
 run: ## builds the exporter and starts it on loopback for all providers without secrets, with its storage in ./data
 	@cargo build --release --locked --bins --example webhooks
@@ -26,6 +26,10 @@ test: setup lint ## everything: format, lints, documentation, tests
 	cargo test --locked
 	tests/alerts/check
 	tests/fifth-provider
+
+test-browser: ## reads the status page in Chromium; see the pictures in target/browser
+	cargo build --release --locked --bins
+	tests/browser/check
 
 test-dashboards: setup ## draws the dashboards with Grafana's libraries; see the pictures in target/dashboards
 	cargo build --release --locked --bins

@@ -48,6 +48,8 @@ pub struct Config {
     pub max_web_connections: usize,
     /// Connections to the webhook listeners at a time, likewise.
     pub max_webhook_connections: usize,
+    /// What stands before `/webhooks/` where the providers send them, without a slash at the end.
+    pub external_url: Option<String>,
     /// Proxies, which may hold more connections to the webhook listeners than other peers.
     pub trusted_proxies: Vec<IpAddr>,
     /// The folder of the embedded storage, as an absolute path.

@@ -14,11 +14,12 @@ mod api;
 mod authenticate;
 mod body;
 mod connection;
+mod find;
 mod limits;
 mod negotiate;
+mod pages;
 mod passwords;
 mod protection;
-mod remove;
 mod scrape;
 mod server;
 mod web;
@@ -39,8 +40,8 @@ pub use authenticate::Authenticator;
 pub use limits::{Connections, Limits};
 pub use protection::Protection;
 pub use server::{Handler, serve};
-pub use web::{Operations, ROUTES, Reload, Route, Web, is_taken};
-pub use webhook::{Endpoint, Webhooks};
+pub use web::{Operations, ROUTES, Reload, Route, Web, WebOptions, is_taken};
+pub use webhook::{Endpoint, Endpoints, Webhooks};
 
 /// A whole answer.
 pub type Answer = Response<PageBody>;

@@ -22,7 +22,7 @@ use self::{
 use crate::{
     config::{Config, Files, ListenAddress, Role},
     domain::Pseudonyms,
-    http::{Connections, Operations, Protection, Web, Webhooks},
+    http::{Connections, Endpoints, Operations, Protection, Web, WebOptions, Webhooks},
     ingest::{self, Jobs, RunningWriter, WriterQueue, WriterStatus},
     state::{Fold, Table},
     store::{Sqlite, Store, StoreError},
@@ -205,7 +205,8 @@ impl Program {
         let endpoints = self.endpoints(&secrets);
         reload::log_access(&endpoints);
         let mut tasks = Tasks::default();
-        let web = self.start_web(listeners.web, for_web, &mut tasks)?;
+        let endpoints: Arc<Endpoints> = Arc::new(endpoints.into());
+        let web = self.start_web(listeners.web, &endpoints, for_web, &mut tasks)?;
         let mut shutdown = std::pin::pin!(shutdown);
         let loaded = tokio::select! {
             loaded = self.load(open, jobs) => loaded.map(Some),
@@ -215,10 +216,11 @@ impl Program {
             Ok(Some(writer)) => {
                 let telemetry = Arc::clone(&self.telemetry);
                 let queue = self.queue.clone();
-                let webhooks = Webhooks::new(endpoints, queue, telemetry, for_webhooks);
+                let all = Arc::clone(&endpoints);
+                let webhooks = Webhooks::new(all, queue, telemetry, for_webhooks);
                 let webhooks = Arc::new(webhooks);
                 let accepting = self.accept_webhooks(listeners.webhook, &webhooks, &mut tasks);
-                let mut in_force = InForce::new(secrets, webhooks, watched);
+                let mut in_force = InForce::new(secrets, endpoints, watched);
                 let reloads = self.reload_always(reload, &mut in_force);
                 match accepting {
                     Ok(()) => {
@@ -255,6 +257,7 @@ impl Program {
     fn start_web(
         &self,
         listeners: Vec<TcpListener>,
+        endpoints: &Arc<Endpoints>,
         protection: Arc<Protection>,
         tasks: &mut Tasks,
     ) -> io::Result<thread::JoinHandle<()>> {
@@ -264,11 +267,15 @@ impl Program {
             let _ = ended.await;
         });
         let web = Arc::new(Web::new(
-            self.config.telemetry_path.clone(),
+            WebOptions {
+                telemetry_path: self.config.telemetry_path.clone(),
+                max_requests: self.config.max_requests,
+                external_url: self.config.external_url.clone(),
+            },
             Arc::clone(&self.table),
             Arc::clone(&self.writer_status),
             Arc::clone(&self.telemetry),
-            self.config.max_requests,
+            Arc::clone(endpoints),
             protection,
             self.operations.clone(),
         ));

@@ -17,7 +17,7 @@ use tokio::{
 use whatsapp_quality_exporter::{
     config::{Role, Secret, Secrets},
     domain::Timestamp,
-    http::{Authenticator, Endpoint, Handler, Operations, Protection, Web, Webhooks},
+    http::{Authenticator, Endpoint, Handler, Operations, Protection, Web, WebOptions, Webhooks},
     ingest::{self, WriterStatus},
     providers::{self, Delivery, SecretKind},
     state::{Batch, Fold, Record, Table},
@@ -112,7 +112,7 @@ async fn webhooks(times: usize, batch: usize) {
         authenticator,
     }];
     let protection = Arc::new(Protection::new(Role::Webhook, Arc::default()));
-    let webhooks = Webhooks::new(endpoints, queue, telemetry, protection);
+    let webhooks = Webhooks::new(Arc::new(endpoints.into()), queue, telemetry, protection);
     let webhooks = Arc::new(webhooks);
     for begin in (0..times).step_by(batch) {
         let senders: Vec<_> = (begin..begin + batch)
@@ -167,11 +167,15 @@ async fn scrapes(times: usize) {
     let _writer = ingest::start(jobs, fold, Nowhere, status, Arc::clone(&telemetry), false)
         .expect("a thread");
     let web = Arc::new(Web::new(
-        "/metrics".into(),
+        WebOptions {
+            telemetry_path: "/metrics".into(),
+            max_requests: 40,
+            external_url: None,
+        },
         table,
         writer_status,
         telemetry,
-        40,
+        Arc::default(),
         Arc::new(Protection::new(Role::Web, Arc::default())),
         Operations::default(),
     ));

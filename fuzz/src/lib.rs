@@ -10,7 +10,7 @@ use tokio::runtime::{self, Runtime};
 use whatsapp_quality_exporter::{
     config::{Role, WebConfig},
     domain::{ChangeKind, PhoneNumber, Timestamp, WabaId},
-    http::{Handler, Operations, Protection, Web},
+    http::{Handler, Operations, Protection, Web, WebOptions},
     ingest::{self, WriterStatus},
     providers::{self, Delivery},
     state::{Fold, Record, Table},
@@ -132,8 +132,14 @@ fn web() -> (Arc<Web>, Runtime, TempDir) {
         ..Operations::default()
     };
     let protection = Arc::new(Protection::new(Role::Web, Arc::default()));
-    let path = "/metrics".to_owned();
-    let web = Web::new(path, table, status, telemetry, 0, protection, operations);
+    let options = WebOptions {
+        telemetry_path: "/metrics".to_owned(),
+        ..WebOptions::default()
+    };
+    let endpoints = Arc::default();
+    let web = Web::new(
+        options, table, status, telemetry, endpoints, protection, operations,
+    );
     (Arc::new(web), runtime, folder)
 }
 

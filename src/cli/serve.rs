@@ -26,6 +26,7 @@ const ENABLE_LIFECYCLE: &str = "web.enable-lifecycle";
 const ENABLE_ADMIN_API: &str = "web.enable-admin-api";
 const MAX_WEB_CONNECTIONS: &str = "web.max-connections";
 const MAX_WEBHOOK_CONNECTIONS: &str = "webhook.max-connections";
+const EXTERNAL_URL: &str = "webhook.external-url";
 const TRUSTED_PROXY: &str = "webhook.trusted-proxy";
 const WEB_CONFIG_FILE: &str = Role::Web.flag();
 const WEBHOOK_CONFIG_FILE: &str = Role::Webhook.flag();
@@ -71,6 +72,7 @@ pub(super) fn config(matches: &ArgMatches) -> Config {
         privacy_key_file: many(matches, PRIVACY_KEY_FILE).next().cloned(),
         max_web_connections: one(matches, MAX_WEB_CONNECTIONS),
         max_webhook_connections: one(matches, MAX_WEBHOOK_CONNECTIONS),
+        external_url: many::<String>(matches, EXTERNAL_URL).next().cloned(),
         trusted_proxies: many(matches, TRUSTED_PROXY).copied().collect(),
         web_config_file: many(matches, WEB_CONFIG_FILE).next().cloned(),
         webhook_config_file: many(matches, WEBHOOK_CONFIG_FILE).next().cloned(),
@@ -107,7 +109,7 @@ fn secret_sources(matches: &ArgMatches) -> Vec<SecretSource> {
     sources
 }
 
-fn listener_flags() -> [Arg; 13] {
+fn listener_flags() -> [Arg; 14] {
     let names = providers::ALL.iter().map(|provider| provider.name.as_str());
     let names: Vec<_> = names.collect();
     let max_connections = |name| {
@@ -165,6 +167,12 @@ fn listener_flags() -> [Arg; 13] {
             WEBHOOK_CONFIG_FILE,
             "TLS of the public listeners, in the same format",
         ),
+        flag(
+            EXTERNAL_URL,
+            "URL",
+            "where providers reach the public listener, such as https://hooks.example.com; for the status page",
+        )
+        .value_parser(ValueParser::new(external_url)),
         list(
             TRUSTED_PROXY,
             "ADDRESS",
@@ -265,6 +273,15 @@ fn telemetry_path(path: &str) -> Result<String, String> {
     } else {
         Ok(path.to_owned())
     }
+}
+
+/// An address without a slash at its end, so that a path can follow.
+fn external_url(url: &str) -> Result<String, String> {
+    let uri: hyper::Uri = url.parse().map_err(|_| "expected a URL")?;
+    if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.query().is_some() {
+        return Err("expected a URL that begins with https:// and has no query".into());
+    }
+    Ok(url.trim_end_matches('/').to_owned())
 }
 
 /// A relative path would say nothing in the log of a service.

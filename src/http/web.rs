@@ -1,20 +1,20 @@
-//! The private listener: metrics, health, the API and a page that leads to them.
+//! The private listener: metrics, health, the API and the pages.
 
-use std::{fmt::Write, sync::Arc};
+use std::sync::Arc;
 
 use super::{
-    Answer, HTML, Handler, JSON, LOADING, PLAIN, PageBody, Protection, answer,
+    Answer, Endpoints, Handler, JSON, LOADING, PLAIN, PageBody, Protection, answer,
     answer::PieceMaker,
     api::{self, BadQuery},
     body::drain_body,
-    error, json, lacks_host, method_not_allowed, not_found, remove,
+    error, find, json, lacks_host, method_not_allowed, not_found,
+    pages::Pages,
     scrape::{Scrapes, too_many_requests},
     unavailable,
 };
 use crate::{
     domain::{AccountKey, NumberKey},
     ingest::{WriterQueue, WriterStatus},
-    providers,
     state::{Forgettable, Forgotten, Table},
     telemetry::Telemetry,
 };
@@ -27,6 +27,14 @@ pub const ROUTES: &[Route] = &[
     Route {
         path: "/",
         action: Action::Index,
+    },
+    Route {
+        path: "/numbers/{provider}/{waba_id}/{phone_number}",
+        action: Action::Page(Pages::number),
+    },
+    Route {
+        path: "/accounts/{provider}/{waba_id}",
+        action: Action::Page(Pages::account),
     },
     Route {
         path: "/-/healthy",
@@ -50,11 +58,13 @@ pub const ROUTES: &[Route] = &[
     },
     Route {
         path: "/api/v1/phone_numbers/{provider}/{waba_id}/{phone_number}",
-        action: Action::Remove(remove::number),
+        action: Action::Remove(|table, segments| {
+            find::number(table, segments).map(Forgettable::Number)
+        }),
     },
     Route {
         path: "/api/v1/accounts/{provider}/{waba_id}",
-        action: Action::Remove(remove::account),
+        action: Action::Remove(|_, segments| find::account(segments).map(Forgettable::Account)),
     },
 ];
 
@@ -100,6 +110,8 @@ impl Route {
 #[derive(Clone, Copy)]
 enum Action {
     Index,
+    /// A page about what the path names.
+    Page(fn(&Pages, &[&str]) -> Answer),
     Healthy,
     Ready,
     /// By `POST` or `PUT`, as in Prometheus.
@@ -115,17 +127,28 @@ type List = fn(&Arc<Table>, &str) -> Result<PieceMaker, BadQuery>;
 
 /// Whether something else than the metrics is served at a path.
 pub fn is_taken(path: &str) -> bool {
-    path.starts_with("/api/") || ROUTES.iter().any(|route| route.path == path)
+    path.starts_with("/api/") || ROUTES.iter().any(|route| route.segments(path).is_some())
 }
 
 /// Answers the operator's programs.
 pub struct Web {
-    telemetry_path: String,
+    pages: Arc<Pages>,
     table: Arc<Table>,
     writer_status: Arc<WriterStatus>,
     scrapes: Scrapes,
     protection: Arc<Protection>,
     operations: Operations,
+}
+
+/// What the private listener was told.
+#[derive(Clone, Debug, Default)]
+pub struct WebOptions {
+    /// The path of the metrics.
+    pub telemetry_path: String,
+    /// Scrapes, pages and lists of the API at a time; 0 for no limit.
+    pub max_requests: usize,
+    /// What stands before `/webhooks/` where the providers send them, where that is known.
+    pub external_url: Option<String>,
 }
 
 /// What the operator may do by a request; `None` where that is not enabled.
@@ -143,17 +166,24 @@ pub type Reload = oneshot::Sender<Result<(), String>>;
 impl Web {
     /// Shows `table`, once the stored state is loaded.
     pub fn new(
-        telemetry_path: String,
+        options: WebOptions,
         table: Arc<Table>,
         writer_status: Arc<WriterStatus>,
         telemetry: Arc<Telemetry>,
-        max_requests: usize,
+        endpoints: Arc<Endpoints>,
         protection: Arc<Protection>,
         operations: Operations,
     ) -> Self {
-        let scrapes = Scrapes::new(Arc::clone(&table), telemetry, max_requests);
+        let pages = Pages::new(
+            Arc::clone(&table),
+            Arc::clone(&telemetry),
+            endpoints,
+            options.telemetry_path,
+            options.external_url,
+        );
+        let scrapes = Scrapes::new(Arc::clone(&table), telemetry, options.max_requests);
         Self {
-            telemetry_path,
+            pages: Arc::new(pages),
             table,
             writer_status,
             scrapes,
@@ -217,28 +247,23 @@ impl Web {
         }
     }
 
-    fn index(&self) -> Answer {
-        let mut page = format!(
-            "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">\
-             <title>WhatsApp Quality Exporter</title></head>\
-             <body><h1>WhatsApp Quality Exporter</h1><p>Version {}</p><ul>",
-            env!("CARGO_PKG_VERSION")
-        );
-        let others = ROUTES
-            .iter()
-            .filter(|route| route.path != "/" && route.methods() == READ)
-            .map(|route| route.path);
-        for link in std::iter::once(self.telemetry_path.as_str()).chain(others) {
-            // Writing to a string does not fail.
-            let _ = write!(page, "<li><a href=\"{link}\">{link}</a></li>");
+    /// Writes a page on a thread of its own, because it may look through all numbers.
+    async fn page(&self, write: impl FnOnce(&Pages) -> Answer + Send + 'static) -> Answer {
+        if !self.writer_status.is_loaded() {
+            return loading();
         }
-        page.push_str("</ul><p>Webhooks are received on the webhook listener:</p><ul>");
-        for provider in providers::ALL {
-            let (title, name) = (provider.title, provider.name);
-            let _ = write!(page, "<li>{title}: <code>/webhooks/{name}</code></li>");
-        }
-        page.push_str("</ul></body></html>\n");
-        answer(StatusCode::OK, HTML, page)
+        let Some(permit) = self.scrapes.permit() else {
+            return too_many_requests();
+        };
+        let pages = Arc::clone(&self.pages);
+        let page = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            write(&pages)
+        });
+        page.await.unwrap_or_else(|_| {
+            let sentence = "the page cannot be written; the log says why";
+            error(StatusCode::INTERNAL_SERVER_ERROR, sentence)
+        })
     }
 
     fn list(&self, list: List, query: &str) -> Answer {
@@ -283,7 +308,7 @@ impl Handler for Web {
         let query = head.uri.query().unwrap_or_default();
         let mut routes = ROUTES.iter();
         let route = routes.find_map(|route| Some((route, route.segments(path)?)));
-        if route.is_none() && path != self.telemetry_path {
+        if route.is_none() && path != self.pages.telemetry_path {
             return not_found();
         }
         let methods = route.as_ref().map_or(READ, |(route, _)| route.methods());
@@ -294,7 +319,20 @@ impl Handler for Web {
             .map(|(route, segments)| (route.action, segments))
             .unzip();
         match action {
-            Some(Action::Index) => self.index(),
+            Some(Action::Index) => {
+                let is_up = self.writer_status.storage_is_up();
+                let query = query.to_owned();
+                self.page(move |pages| pages.index(&query, is_up)).await
+            }
+            Some(Action::Page(write)) => {
+                let segments = segments.unwrap_or_default();
+                let segments: Vec<String> = segments.into_iter().map(str::to_owned).collect();
+                let write = move |pages: &Pages| {
+                    let segments: Vec<_> = segments.iter().map(String::as_str).collect();
+                    write(pages, &segments)
+                };
+                self.page(write).await
+            }
             Some(Action::Healthy) => answer(StatusCode::OK, PLAIN, "healthy\n"),
             Some(Action::Ready) => self.ready(),
             Some(Action::Reload) => self.reload().await,

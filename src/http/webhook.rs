@@ -31,7 +31,7 @@ use crate::{
 
 /// Answers webhooks.
 pub struct Webhooks {
-    endpoints: RwLock<Vec<Arc<Endpoint>>>,
+    endpoints: Arc<Endpoints>,
     queue: WriterQueue,
     telemetry: Arc<Telemetry>,
     protection: Arc<Protection>,
@@ -50,6 +50,10 @@ pub struct Endpoint {
     pub authenticator: Authenticator,
 }
 
+/// All providers, which a reload replaces while requests go on.
+#[derive(Default)]
+pub struct Endpoints(RwLock<Arc<[Arc<Endpoint>]>>);
+
 /// A request that may go on.
 enum Admitted {
     /// A delivery, with what its body has still to prove.
@@ -65,16 +69,45 @@ struct Exchange<'a> {
     head: &'a Parts,
 }
 
+impl Endpoints {
+    /// Takes other endpoints from the next request on.
+    pub fn replace(&self, endpoints: Vec<Endpoint>) {
+        let endpoints = endpoints.into_iter().map(Arc::new).collect();
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = endpoints;
+    }
+
+    /// All of them.
+    pub fn all(&self) -> Arc<[Arc<Endpoint>]> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn find(&self, name: &str) -> Option<Arc<Endpoint>> {
+        let endpoints = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let mut endpoints = endpoints.iter();
+        endpoints
+            .find(|endpoint| endpoint.provider.name.as_str() == name)
+            .cloned()
+    }
+}
+
+impl From<Vec<Endpoint>> for Endpoints {
+    fn from(endpoints: Vec<Endpoint>) -> Self {
+        let all = Self::default();
+        all.replace(endpoints);
+        all
+    }
+}
+
 impl Webhooks {
     /// Hands the webhooks of these endpoints to the writer.
     pub fn new(
-        endpoints: Vec<Endpoint>,
+        endpoints: Arc<Endpoints>,
         queue: WriterQueue,
         telemetry: Arc<Telemetry>,
         protection: Arc<Protection>,
     ) -> Self {
         Self {
-            endpoints: RwLock::new(endpoints.into_iter().map(Arc::new).collect()),
+            endpoints,
             queue,
             telemetry,
             protection,
@@ -82,26 +115,6 @@ impl Webhooks {
             lines: LogLimiter::for_authentic_senders(),
             stranger_lines: LogLimiter::for_strangers(),
         }
-    }
-
-    /// Takes other endpoints from the next request on.
-    pub fn replace(&self, endpoints: Vec<Endpoint>) {
-        let endpoints = endpoints.into_iter().map(Arc::new).collect();
-        *self
-            .endpoints
-            .write()
-            .unwrap_or_else(PoisonError::into_inner) = endpoints;
-    }
-
-    fn endpoint(&self, name: &str) -> Option<Arc<Endpoint>> {
-        let endpoints = self
-            .endpoints
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
-        endpoints
-            .iter()
-            .find(|endpoint| endpoint.provider.name.as_str() == name)
-            .cloned()
     }
 
     /// Authenticates and reads a request. `Ok`: what to submit and, for a handshake, the response
@@ -307,7 +320,7 @@ impl Handler for Webhooks {
         let (head, body) = request.into_parts();
         async move {
             let (name, _) = target(head.uri.path());
-            let known = self.endpoint(name).and_then(|endpoint| {
+            let known = self.endpoints.find(name).and_then(|endpoint| {
                 let metrics = self.telemetry.provider(endpoint.provider.name)?;
                 Some((endpoint, metrics))
             });

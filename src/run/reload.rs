@@ -11,7 +11,7 @@ use tracing::{error, info, warn};
 use super::Program;
 use crate::{
     config::{Changes, ConfigError, Role, Secrets, WebConfig},
-    http::{Authenticator, Endpoint, Protection, Reload, Webhooks},
+    http::{Authenticator, Endpoint, Endpoints, Protection, Reload},
     providers,
 };
 
@@ -27,7 +27,7 @@ pub(super) struct ReloadSources {
 /// What the files say that are in force, and the parts of the program that follow them.
 pub(super) struct InForce {
     secrets: Secrets,
-    webhooks: Arc<Webhooks>,
+    endpoints: Arc<Endpoints>,
     /// The web configurations of the private and of the public listener.
     watched: [Watched; 2],
     /// The last reload of everything failed, and a web configuration that is right does not mend
@@ -47,10 +47,10 @@ pub(super) struct Watched {
 }
 
 impl InForce {
-    pub(super) fn new(secrets: Secrets, webhooks: Arc<Webhooks>, watched: [Watched; 2]) -> Self {
+    pub(super) fn new(secrets: Secrets, endpoints: Arc<Endpoints>, watched: [Watched; 2]) -> Self {
         Self {
             secrets,
-            webhooks,
+            endpoints,
             watched,
             has_failed: false,
         }
@@ -153,7 +153,7 @@ impl Program {
         let changed = files.secrets.changed(&in_force.secrets);
         if !changed.is_empty() {
             self.telemetry.forget_secrets();
-            in_force.webhooks.replace(self.endpoints(&files.secrets));
+            in_force.endpoints.replace(self.endpoints(&files.secrets));
         }
         in_force.secrets = files.secrets;
         let mut changed: Vec<_> = changed.iter().map(|provider| provider.as_str()).collect();

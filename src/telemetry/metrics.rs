@@ -414,6 +414,12 @@ impl TimeGauge {
         }
     }
 
+    /// The time, to the second.
+    pub fn get(&self) -> Option<Timestamp> {
+        let seconds = self.gauge.get()?.get();
+        Timestamp::from_unix_seconds(seconds as i64)
+    }
+
     /// Sets the time.
     pub fn set(&self, at: Timestamp) {
         self.gauge

@@ -397,17 +397,16 @@ fn the_start_page_leads_everywhere() {
         .skip(1)
         .map(|rest| rest.split_once('"').unwrap().0)
         .collect();
-    assert_eq!(
-        links,
-        [
-            "/numbers",
-            "/-/healthy",
-            "/-/ready",
-            "/api/v1/phone_numbers",
-            "/api/v1/accounts"
-        ]
-    );
-    for link in links {
+    for link in [
+        "/numbers",
+        "/-/healthy",
+        "/-/ready",
+        "/api/v1/phone_numbers",
+        "/api/v1/accounts",
+    ] {
+        assert!(links.contains(&link), "{links:?} lack {link}");
+    }
+    for link in links.into_iter().filter(|link| link.starts_with('/')) {
         assert_eq!(options(&exporter, "GET", link).status, 200, "{link}");
     }
     for provider in whatsapp_quality_exporter::providers::ALL {

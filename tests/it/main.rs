@@ -23,6 +23,7 @@ mod first_alert;
 mod law;
 mod machine;
 mod memory;
+mod pages;
 mod parsers;
 mod power;
 mod privacy;

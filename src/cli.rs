@@ -1,15 +1,19 @@
 //! The command line: each verb is a file, and what is typed becomes an [`Invocation`].
 //!
-//! `serve` is also what happens without a verb. Its flags have environment variables, which the
-//! other verbs do not read: a variable that the server cannot take must not keep `healthcheck` from
-//! answering.
+//! `serve` is also what happens without a verb. Its flags have environment variables, of which the
+//! other verbs read only their own: a variable that the server cannot take must not keep
+//! `healthcheck` from answering.
 
 mod check;
 mod client;
 mod completions;
 mod dashboards;
+mod export;
 mod healthcheck;
+mod import;
 mod man;
+mod numbers;
+mod progress;
 mod rules;
 mod send;
 mod serve;
@@ -40,8 +44,10 @@ pub struct Verb {
 }
 
 /// The verbs besides `serve` and `check`, which share their flags.
-const VERBS: [Verb; 6] = [
+const VERBS: [Verb; 8] = [
     send::VERB,
+    import::VERB,
+    export::VERB,
     rules::VERB,
     dashboards::VERB,
     healthcheck::VERB,

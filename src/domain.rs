@@ -6,6 +6,7 @@ mod change;
 mod event;
 mod key;
 mod limit;
+mod name;
 mod provider;
 mod pseudonym;
 mod time;
@@ -17,6 +18,7 @@ pub use change::{
 pub use event::EventKind;
 pub use key::{AccountKey, InvalidKey, NumberKey, PhoneNumber, WabaId};
 pub use limit::{Direction, MessagingLimit};
+pub use name::{DisplayName, InvalidName};
 pub use provider::ProviderName;
 pub use pseudonym::{NumberPrivacy, Pseudonyms};
 pub use time::Timestamp;

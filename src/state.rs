@@ -19,7 +19,7 @@ pub use entity::{Entity, Family, LabelValues, MetricKind, SampleWriter, Value};
 pub use fold::{Applied, Batch, Draft, Fold, Forgettable, Forgotten, Outcome, Record};
 pub use heartbeat::{Heartbeat, HeartbeatKind};
 pub use limit::{Changes, Dated, Limit};
-pub use number::{Counts, Number};
+pub use number::{Counts, Number, Observation};
 pub use shards::{SHARDS, Shards};
 pub use table::{ShownValues, Table};
 

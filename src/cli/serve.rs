@@ -53,7 +53,7 @@ pub(super) const ENVIRONMENT: &str = "Each flag has an environment variable: WHA
 /// The flags.
 pub(super) fn flags() -> impl Iterator<Item = Arg> {
     let flags = listener_flags().into_iter().chain(secret_flags());
-    flags.chain(other_flags())
+    flags.chain(storage_flags()).chain(other_flags())
 }
 
 /// What the flags and the environment say. No file is read, and no secret.
@@ -202,7 +202,8 @@ fn secret_flags() -> impl Iterator<Item = Arg> {
     })
 }
 
-fn other_flags() -> [Arg; 7] {
+/// The flags of the storage: its folder, and how much may be in it.
+pub(super) fn storage_flags() -> [Arg; 2] {
     [
         flag(STORAGE_PATH, "FOLDER", "folder of the embedded storage")
             .default_value("data")
@@ -214,6 +215,20 @@ fn other_flags() -> [Arg; 7] {
         )
         .default_value("1000000")
         .value_parser(value_parser!(usize)),
+    ]
+}
+
+/// The folder of the storage, and how many numbers there may be; without the second flag, any.
+pub(super) fn storage(matches: &ArgMatches) -> (PathBuf, usize) {
+    let most = matches.try_get_one(MAX_PHONE_NUMBERS).ok().flatten();
+    (
+        one(matches, STORAGE_PATH),
+        most.copied().unwrap_or(usize::MAX),
+    )
+}
+
+fn other_flags() -> [Arg; 5] {
+    [
         flag(
             PRIVACY,
             "HOW",

@@ -16,6 +16,9 @@ impl Timestamp {
     /// How far ahead of the clock a provider's time may be before it is not believed: 10 minutes.
     const TOLERANCE: i64 = 600 * NANOS;
 
+    /// Before every time that a provider says.
+    pub const BEFORE_ALL: Self = Self(0);
+
     /// A whole second of the Unix epoch, or `None` where it is not after 1970 or beyond 2262.
     ///
     /// Zero is no time: a sender that fills every key with an empty value sends it.

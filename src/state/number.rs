@@ -17,8 +17,8 @@ use super::{
     seen::Seen,
 };
 use crate::domain::{
-    AccountKey, EventKind, LimitScope, MessagingLimit, NumberKey, PhoneNumber, ProviderName,
-    ReportedLimit, Timestamp, WabaId,
+    AccountKey, DisplayName, EventKind, LimitScope, MessagingLimit, NumberKey, PhoneNumber,
+    ProviderName, ReportedLimit, Timestamp, WabaId,
 };
 
 impl Entity for NumberKey {
@@ -76,6 +76,9 @@ pub struct Number {
     /// Whether it may send at the higher throughput.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub high_throughput: Option<Dated<bool>>,
+    /// The name that a person gave it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<DisplayName>,
     /// Accepted events by kind.
     #[serde(default)]
     pub events: Counts,
@@ -85,6 +88,17 @@ pub struct Number {
     /// Deliveries already seen.
     #[serde(default, skip_serializing_if = "super::is_default")]
     pub seen: Seen,
+}
+
+/// What a person reports of a number, as its console shows it: no event.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Observation {
+    /// Whose it is.
+    pub key: NumberKey,
+    /// The name; `None` leaves the one that is known.
+    pub name: Option<DisplayName>,
+    /// The limit; `None` leaves the one that is known.
+    pub limit: Option<MessagingLimit>,
 }
 
 /// An event of a number, as a webhook reports it.
@@ -115,6 +129,35 @@ impl Number {
 }
 
 impl Draft<'_> {
+    /// Folds an observation into its number. Its limit counts only until a webhook reports one, be
+    /// it an older one, because a person may have read the console at any time; so it records no
+    /// change. False where there is no room for a further number.
+    pub fn observe(&mut self, observation: &Observation) -> bool {
+        let Observation { key, name, limit } = observation;
+        let known = self.number(key);
+        let is_new = known.is_none();
+        if is_new && self.has_no_room_for_a_number() {
+            return false;
+        }
+        let mut number = known.map(Arc::unwrap_or_clone).unwrap_or_default();
+        let shown = number.limit.value();
+        if name.is_some() {
+            number.name.clone_from(name);
+        }
+        if let Some(limit) = limit {
+            Dated::set(&mut number.limit.current, *limit, Timestamp::BEFORE_ALL);
+        }
+        let account = self.account(&key.account);
+        let account_limit = account.and_then(|known| known.limit.current);
+        number.limit.inherit(account_limit);
+        let is_changed = is_new || number.limit.value() != shown;
+        if is_changed && number.limit.value() != account_limit.map(|known| known.value) {
+            self.mark_differing(key);
+        }
+        self.put_number(key.clone(), number, is_new);
+        true
+    }
+
     /// Folds an event into its number, and where it reports the portfolio's limit, into the account
     /// and all its numbers.
     pub(super) fn apply_quality(
@@ -334,6 +377,17 @@ const FAMILIES: &[Family<Number>] = &[
         samples: |number, sample| {
             if let Some(time) = number.last_event {
                 sample("", Value::Time(time));
+            }
+        },
+    },
+    Family {
+        name: "whatsapp_phone_number_info",
+        kind: MetricKind::Gauge,
+        help: "1, with the display name of a number that was imported with one.",
+        label: Some("name"),
+        samples: |number, sample| {
+            if let Some(name) = &number.name {
+                sample(name.as_str(), Value::Count(1));
             }
         },
     },

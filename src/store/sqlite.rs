@@ -71,6 +71,22 @@ impl Sqlite {
         })
     }
 
+    /// Hands every record in `folder` to `each`, as it is at one moment, also while another process
+    /// has the folder. Nothing is changed.
+    ///
+    /// # Errors
+    ///
+    /// Where there is no database, and those of [`Store::load`].
+    pub fn read(folder: &Path, each: &mut dyn FnMut(Record)) -> Result<(), StoreError> {
+        let database = folder.join(file::DATABASE);
+        let connection = file::open_to_read(&database)?;
+        let failed = |error| unreadable(&database, error);
+        // All that is read within a transaction is of one moment.
+        connection.execute_batch("BEGIN").map_err(failed)?;
+        let rows = read_rows(&connection, &database)?;
+        read_documents(&connection, &database, &rows, each)
+    }
+
     /// Whether [`Sqlite::open`] would find what it needs in `folder`; nothing is made there, but the
     /// lock beside a database that is there.
     ///
@@ -140,78 +156,13 @@ impl Sqlite {
             _ => Err(StoreError::damaged(&self.database, &verdict)),
         }
     }
-
-    /// Finds which rows are live. Where a page stands in the place of another, or is an older one,
-    /// all rows can be read and some documents are missing, which the sum shows.
-    fn read_rows(&mut self) -> Result<(), StoreError> {
-        let failed = |error| unreadable(&self.database, error);
-        let missing = || StoreError::damaged(&self.database, "documents are missing");
-        let table = &mut self.rows;
-        let mut expected = 0;
-        let mut all = self
-            .connection
-            .prepare("SELECT id, revision, total, key FROM versions ORDER BY id")
-            .map_err(failed)?;
-        let mut rows = all.query([]).map_err(failed)?;
-        while let Some(row) = rows.next().map_err(failed)? {
-            let id: i64 = row.get(0).map_err(failed)?;
-            let columns = (row.get(1), row.get(2), text(row, 3));
-            let (Ok(revision), Ok(total), Some(key)) = columns else {
-                return Err(malformed(&self.database));
-            };
-            let row = table.live_revision.len();
-            if usize::try_from(id) != Ok(row + 1) {
-                return Err(missing());
-            }
-            if revision > table.revision_of(key.as_bytes()) {
-                table.mark_live(key.as_bytes().into(), row, revision);
-            } else {
-                table.live_revision.push(0);
-            }
-            if revision > table.last_revision {
-                table.last_revision = revision;
-                table.scan_from = row + 1;
-                expected = total;
-            }
-        }
-        if table.live_sum == expected {
-            Ok(())
-        } else {
-            Err(missing())
-        }
-    }
-
-    fn read_documents(&self, each: &mut dyn FnMut(Record)) -> Result<(), StoreError> {
-        let failed = |error| unreadable(&self.database, error);
-        let missing = || StoreError::damaged(&self.database, "documents are missing");
-        let mut all = self
-            .connection
-            .prepare("SELECT key, value FROM versions ORDER BY id")
-            .map_err(failed)?;
-        let mut rows = all.query([]).map_err(failed)?;
-        for revision in &self.rows.live_revision {
-            let row = rows.next().map_err(failed)?.ok_or_else(missing)?;
-            if *revision == 0 {
-                continue;
-            }
-            let (Some(key), Some(value)) = (text(row, 0), text(row, 1)) else {
-                return Err(malformed(&self.database));
-            };
-            let record = document::read(key, value).map_err(|error| match error {
-                Unreadable::Newer(what) => StoreError::newer(&self.database, &what),
-                Unreadable::Damaged(what) => StoreError::damaged(&self.database, what),
-            })?;
-            record.into_iter().for_each(&mut *each);
-        }
-        Ok(())
-    }
 }
 
 impl Store for Sqlite {
     fn load(&mut self, each: &mut dyn FnMut(Record)) -> Result<(), StoreError> {
         self.check()?;
-        self.read_rows()?;
-        self.read_documents(each)?;
+        self.rows = read_rows(&self.connection, &self.database)?;
+        read_documents(&self.connection, &self.database, &self.rows, each)?;
         // Only now, so that a database that is refused stays as it was, and the log beside it, too.
         // What is overwritten becomes zeros, so that a removed phone number stands in no page.
         let failed = |source| file::failed(&self.database, "open", source);
@@ -298,6 +249,74 @@ impl Store for Sqlite {
         })?;
         Ok(found.len() + wal_bytes(&self.database))
     }
+}
+
+/// Finds which rows are live. Where a page stands in the place of another, or is an older one,
+/// all rows can be read and some documents are missing, which the sum shows.
+fn read_rows(connection: &Connection, database: &Path) -> Result<RowTable, StoreError> {
+    let failed = |error| unreadable(database, error);
+    let missing = || StoreError::damaged(database, "documents are missing");
+    let mut table = RowTable::default();
+    let mut expected = 0;
+    let mut all = connection
+        .prepare("SELECT id, revision, total, key FROM versions ORDER BY id")
+        .map_err(failed)?;
+    let mut rows = all.query([]).map_err(failed)?;
+    while let Some(row) = rows.next().map_err(failed)? {
+        let id: i64 = row.get(0).map_err(failed)?;
+        let columns = (row.get(1), row.get(2), text(row, 3));
+        let (Ok(revision), Ok(total), Some(key)) = columns else {
+            return Err(malformed(database));
+        };
+        let row = table.live_revision.len();
+        if usize::try_from(id) != Ok(row + 1) {
+            return Err(missing());
+        }
+        if revision > table.revision_of(key.as_bytes()) {
+            table.mark_live(key.as_bytes().into(), row, revision);
+        } else {
+            table.live_revision.push(0);
+        }
+        if revision > table.last_revision {
+            table.last_revision = revision;
+            table.scan_from = row + 1;
+            expected = total;
+        }
+    }
+    if table.live_sum == expected {
+        Ok(table)
+    } else {
+        Err(missing())
+    }
+}
+
+fn read_documents(
+    connection: &Connection,
+    database: &Path,
+    rows_of_table: &RowTable,
+    each: &mut dyn FnMut(Record),
+) -> Result<(), StoreError> {
+    let failed = |error| unreadable(database, error);
+    let missing = || StoreError::damaged(database, "documents are missing");
+    let mut all = connection
+        .prepare("SELECT key, value FROM versions ORDER BY id")
+        .map_err(failed)?;
+    let mut rows = all.query([]).map_err(failed)?;
+    for revision in &rows_of_table.live_revision {
+        let row = rows.next().map_err(failed)?.ok_or_else(missing)?;
+        if *revision == 0 {
+            continue;
+        }
+        let (Some(key), Some(value)) = (text(row, 0), text(row, 1)) else {
+            return Err(malformed(database));
+        };
+        let record = document::read(key, value).map_err(|error| match error {
+            Unreadable::Newer(what) => StoreError::newer(database, &what),
+            Unreadable::Damaged(what) => StoreError::damaged(database, what),
+        })?;
+        record.into_iter().for_each(&mut *each);
+    }
+    Ok(())
 }
 
 fn malformed(database: &Path) -> StoreError {

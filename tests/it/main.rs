@@ -20,6 +20,7 @@ mod docs;
 mod exposition;
 mod faults;
 mod first_alert;
+mod import;
 mod law;
 mod machine;
 mod memory;

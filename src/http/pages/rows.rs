@@ -11,6 +11,7 @@ use crate::{
 /// A phone number.
 pub(super) struct NumberRow {
     pub(super) phone_number: String,
+    pub(super) name: Option<String>,
     pub(super) href: String,
     pub(super) states: Vec<&'static str>,
     pub(super) limit: String,
@@ -41,6 +42,7 @@ impl NumberRow {
         Self {
             href: format!("/numbers/{account}/{}", segment(&phone_number)),
             phone_number,
+            name: number.name.as_ref().map(ToString::to_string),
             states: State::shown(number),
             limit: in_words(number.limit.value(), "unknown"),
             before: in_words(number.limit.previous, "none"),
@@ -78,7 +80,9 @@ impl AccountRow {
 pub(super) fn since(limit: &Limit) -> Option<Timestamp> {
     let changes = [Direction::Up, Direction::Down].map(|way| limit.changes(way).last);
     let changed = changes.into_iter().max().flatten();
-    changed.or(limit.current.map(|known| known.at))
+    // Nobody says since when an imported limit has been what it is.
+    let reported = limit.current.map(|known| known.at);
+    changed.or(reported.filter(|at| *at > Timestamp::BEFORE_ALL))
 }
 
 /// A limit as a person says it.

@@ -23,10 +23,12 @@ const MAX_CHARACTERS: usize = 64;
 /// What is looked for.
 #[derive(Default)]
 pub(super) struct Search {
-    /// A part of a number or of an account, as it was typed.
+    /// A part of a number, of a name or of an account, as it was typed.
     pub(super) q: String,
     /// The same as it may stand in a number.
     needle: Option<PhoneNumber>,
+    /// The same in lower case, as it is looked for in names.
+    lower: String,
     provider: Option<ProviderName>,
     state: Option<State>,
     account: Option<AccountKey>,
@@ -152,6 +154,7 @@ impl Search {
                 "q" => {
                     search.q = value.trim().chars().take(MAX_CHARACTERS).collect();
                     search.needle = PhoneNumber::parse(&search.q).ok();
+                    search.lower = search.q.to_lowercase();
                 }
                 "provider" if !value.is_empty() => {
                     let provider = providers::by_name(&value).ok_or("provider is not one")?;
@@ -268,7 +271,10 @@ impl Search {
                 .provider
                 .is_none_or(|provider| provider == key.account.provider)
             && self.state.is_none_or(|state| state.is_of(number))
-            && (self.q.is_empty() || self.is_in(key) || self.is_in_number(table, key))
+            && (self.q.is_empty()
+                || self.is_in_account(key)
+                || self.is_in_name(number)
+                || self.is_in_number(table, key))
     }
 
     /// Only what is shown of a number is searched, so that nobody can try numbers.
@@ -286,7 +292,12 @@ impl Search {
         is_in(key.phone_number.as_str())
     }
 
-    fn is_in(&self, key: &NumberKey) -> bool {
+    fn is_in_name(&self, number: &Number) -> bool {
+        let name = number.name.as_ref();
+        name.is_some_and(|name| name.as_str().to_lowercase().contains(&self.lower))
+    }
+
+    fn is_in_account(&self, key: &NumberKey) -> bool {
         key.account.waba_id.as_str().contains(&self.q)
     }
 

@@ -180,6 +180,25 @@ fn open_existing(database: &Path) -> Result<Connection, StoreError> {
     connection
         .busy_timeout(Duration::from_secs(1))
         .map_err(failed)?;
+    check_format(&connection, database)?;
+    Ok(connection)
+}
+
+/// Opens a database for reading alone, also while another process writes to it.
+pub(super) fn open_to_read(database: &Path) -> Result<Connection, StoreError> {
+    let failed = |error| unreadable(database, error);
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(database, flags).map_err(failed)?;
+    connection
+        .busy_timeout(Duration::from_secs(10))
+        .map_err(failed)?;
+    check_format(&connection, database)?;
+    Ok(connection)
+}
+
+/// Whether it is this program's database, and of this version.
+fn check_format(connection: &Connection, database: &Path) -> Result<(), StoreError> {
+    let failed = |error| unreadable(database, error);
     let pragma = |name: &str| {
         connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, u32>(0))
     };
@@ -201,7 +220,7 @@ fn open_existing(database: &Path) -> Result<Connection, StoreError> {
             "its format was never released",
         ));
     }
-    Ok(connection)
+    Ok(())
 }
 
 pub(super) fn unreadable(database: &Path, error: rusqlite::Error) -> StoreError {

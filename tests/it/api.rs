@@ -1,10 +1,13 @@
 //! The private listener: the lists as JSON, health, and the pages beside the metrics.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, process::Command};
 
 use serde_json::{Value as Json, json};
 
-use crate::support::{Answer, Exporter, request};
+use crate::{
+    readme::blocks,
+    support::{Answer, Exporter, command, fixture, request},
+};
 
 /// An exporter and the storage that it must not outlive.
 fn exporter(arguments: &[&str]) -> (Exporter, tempfile::TempDir) {
@@ -422,4 +425,47 @@ fn the_start_page_leads_everywhere() {
             .contains("whatsapp_exporter_build_info")
     );
     assert_eq!(options(&exporter, "GET", "/metrics").status, 404);
+}
+
+#[test]
+fn documented_examples_are_answered_as_documented() {
+    let storage = tempfile::tempdir().unwrap();
+    let exporter = Exporter::start(storage.path(), &["--web.enable-admin-api"]);
+    let page = fixture("../docs/api.md");
+    let run = |commands: &str| {
+        let binary = command().get_program().display().to_string();
+        let commands = commands
+            .replace("whatsapp-quality-exporter send", &format!("{binary} send"))
+            .replace(
+                " send meta",
+                &format!(" send --url http://{} meta", exporter.webhook),
+            )
+            .replace("127.0.0.1:10877", &exporter.web.to_string());
+        let output = Command::new("sh")
+            .args(["-ec", &commands])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{commands}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let commands = blocks(&page, "sh");
+    let [webhooks, examples @ ..] = &commands[..] else {
+        panic!("no commands");
+    };
+    run(webhooks);
+    let answers = blocks(&page, "json");
+    assert_eq!(examples.len(), answers.len());
+    for (example, documented) in examples.iter().zip(answers) {
+        let mut answer: Json = serde_json::from_str(&run(example)).unwrap();
+        let mut documented: Json = serde_json::from_str(&documented).unwrap();
+        // When the exporter applied the fall.
+        let place = "/phone_numbers/0/messaging_limit_changed_timestamp_seconds/down";
+        if let Some(at) = documented.pointer_mut(place) {
+            let applied = answer.pointer_mut(place).unwrap();
+            assert!(applied.is_f64() && at.is_f64(), "{applied}");
+            *at = applied.take();
+            *answer.pointer_mut(place).unwrap() = at.clone();
+        }
+        assert_eq!(answer, documented, "{example}");
+    }
 }

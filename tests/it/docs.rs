@@ -8,7 +8,7 @@ use std::{
 use whatsapp_quality_exporter::{
     cli,
     domain::{AccountKey, NumberKey, Timestamp},
-    providers::{self, Example},
+    providers::{self, Example, Proof},
     state::{Entity, Family, MetricKind},
     telemetry::Telemetry,
 };
@@ -200,6 +200,14 @@ fn golden_reference_of_the_providers() {
         };
         page.push_str(&format!(
             "\nA webhook as it is documented, where the provider is on without a secret:\n\n```sh\n{line}\n```\n"
+        ));
+        let secret = match provider.proof {
+            Proof::Hmac { .. } => "app-secret",
+            Proof::Token => "token",
+        };
+        page.push_str(&format!(
+            "\nTo try it with the secret: `whatsapp-quality-exporter send {name} flagged --number 15550783881\n\
+             --{secret}-file FILE` ([send](commands.md#send)).\n"
         ));
     }
     assert_golden("../docs/providers.md", &page);

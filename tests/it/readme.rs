@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fs,
     io::{BufRead, BufReader},
     net::TcpListener,
     path::Path,
@@ -59,22 +60,50 @@ fn its_commands_print_what_it_says() {
 }
 
 #[test]
-fn its_links_lead_somewhere() {
-    for page in ["README.md", "CONTRIBUTING.md"] {
-        let text = fixture(&format!("../{page}"));
-        for link in text
+fn links_of_all_pages_lead_somewhere() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let pages_in = |folder: &str| {
+        let files = fs::read_dir(root.join(folder)).unwrap();
+        let files = files.map(|file| file.unwrap().path());
+        files.filter(|path| path.extension().is_some_and(|extension| extension == "md"))
+    };
+    let pages: Vec<_> = ["", "docs", "docs/decisions"]
+        .into_iter()
+        .flat_map(pages_in)
+        .collect();
+    assert!(pages.len() > 10, "{pages:?}");
+    for page in pages {
+        let text = fs::read_to_string(&page).unwrap();
+        let links = text
             .split("](")
             .skip(1)
-            .map(|rest| rest.split(')').next().unwrap())
-        {
-            let file = link.split('#').next().unwrap();
-            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
-            assert!(
-                link.starts_with("https://") || path.exists(),
-                "{page}: {link} leads nowhere"
-            );
+            .map(|rest| rest.split(')').next().unwrap());
+        for link in links.filter(|link| !link.starts_with("https://")) {
+            let (file, heading) = link.split_once('#').unwrap_or((link, ""));
+            let target = match file {
+                "" => page.clone(),
+                _ => page.parent().unwrap().join(file),
+            };
+            assert!(target.exists(), "{}: {link} leads nowhere", page.display());
+            if !heading.is_empty() {
+                let target = fs::read_to_string(&target).unwrap();
+                let found = headings(&target).any(|slug| slug == heading);
+                assert!(found, "{}: {link} names no heading", page.display());
+            }
         }
     }
+}
+
+/// The headings of a page, as links name them.
+fn headings(page: &str) -> impl Iterator<Item = String> {
+    let headings = page.lines().filter(|line| line.starts_with('#'));
+    headings.map(|line| {
+        let title = line.trim_start_matches('#').trim().to_lowercase();
+        let kept = title
+            .chars()
+            .filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+        kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+    })
 }
 
 /// A section of a page, without its heading.

@@ -1,10 +1,10 @@
 //! What `docs/deployment.md` says of an exporter that runs.
 
-use std::{path::Path, process::Command};
+use std::{fs, path::Path, process::Command};
 
 use crate::{
     readme::{blocks, section},
-    support::{Answer, Exporter, fixture, request, sign, wait_for},
+    support::{Answer, Exporter, command, fixture, request, sign, wait_for},
 };
 
 const OLD: &str = "0123456789abcdef0123456789abcdef";
@@ -75,6 +75,54 @@ fn table_to_plan_with_agrees_with_the_unit_and_the_flags() {
     ] {
         assert!(table.contains(said) && unit.contains(place), "{said}");
     }
+}
+
+#[test]
+fn kubernetes_manifests_hold_the_shipped_rules_and_dashboards() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut generate = Command::new(root.join("deploy/kubernetes/generate"));
+    let status = generate.arg(folder.path()).status().unwrap();
+    assert!(status.success());
+    for name in ["prometheusrule.yaml", "dashboards.yaml"] {
+        let generated = fs::read_to_string(folder.path().join(name)).unwrap();
+        let committed = fixture(&format!("../deploy/kubernetes/{name}"));
+        assert!(
+            generated == committed,
+            "{name}: run deploy/kubernetes/generate"
+        );
+    }
+    let manifest = fixture("../deploy/kubernetes/prometheusrule.yaml");
+    let rules = manifest.split_once("\nspec:\n").unwrap().1;
+    let rules: Vec<_> = rules
+        .lines()
+        .map(|line| line.strip_prefix("  ").unwrap_or(line))
+        .collect();
+    let shipped = fixture("../alerts/whatsapp.rules.yml");
+    assert_eq!(rules, shipped.lines().collect::<Vec<_>>());
+}
+
+#[test]
+fn flags_of_the_kubernetes_manifest_are_taken() {
+    let folder = tempfile::tempdir().unwrap();
+    let manifest = fixture("../deploy/kubernetes/statefulset.yaml");
+    let flags = manifest
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("- --"));
+    let own = folder.path().display().to_string();
+    let flags: Vec<_> = flags
+        .map(|flag| format!("--{flag}").replace("=/", &format!("={own}/")))
+        .map(|flag| {
+            flag.replace(":10877", "127.0.0.1:0")
+                .replace(":10878", "127.0.0.1:0")
+        })
+        .collect();
+    assert_eq!(flags.len(), 4);
+    let secrets = folder.path().join("etc/whatsapp-quality-exporter");
+    fs::create_dir_all(&secrets).unwrap();
+    fs::write(secrets.join("meta-app-secret"), OLD).unwrap();
+    let output = command().arg("check").args(flags).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
 }
 
 fn signed(exporter: &Exporter, secret: &str) -> Answer {

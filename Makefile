@@ -2,13 +2,17 @@
 
 export PATH := $(CURDIR)/target/tools/usr/sbin:$(CURDIR)/target/tools/usr/bin:$(PATH)
 
-.PHONY: run setup test test-browser test-dashboards lint golden soak fuzz deny attacks bench bench-build
+.PHONY: run demo setup test test-browser test-dashboards lint golden soak fuzz deny attacks bench bench-build
 
 run: ## builds the exporter and starts it on loopback for all providers without secrets, with its storage in ./data
 	@cargo build --release --locked --bins --example webhooks
 	@target/release/examples/webhooks
 	@exec target/release/whatsapp-quality-exporter \
 	    --webhook.allow-unauthenticated="$$(target/release/examples/webhooks names)"
+
+demo: setup ## the exporter, Prometheus and Alertmanager on this machine, and a line that makes an alert
+	@cargo build --release --locked --bins
+	@exec deploy/demo
 
 setup: ## gets what the tests need
 	@tests/setup

@@ -15,6 +15,7 @@ mod config;
 mod connections;
 mod crash;
 mod dashboards;
+mod demo;
 mod deployment;
 mod docs;
 mod exposition;

@@ -61,6 +61,7 @@ fn main() {
         ["webhooks"] => webhooks::measure(&mut table::Page::default()),
         ["count"] => count::measure(&mut table::Page::default()),
         ["count", what, times] => count::run(what, times.parse().expect("how often")),
+        ["pages"] => scrape::measure_pages(&mut table::Page::default()),
         ["scrape"] => scrape::measure(&mut table::Page::default()),
         other => panic!("unknown arguments {other:?}"),
     }

@@ -43,11 +43,58 @@ pub fn measure(page: &mut Page) {
     for (encoding, headers) in [("gzip", GZIP), ("plain", "")] {
         against_fixed(page, folder.path(), &fleet, encoding, headers, &mut changes);
     }
+    status_pages(page, &fleet);
     webhooks_beside_scrapes(page, &fleet);
     drop(fleet);
     over_tls(page, folder.path(), &storage);
     start(page, &storage, &folder.path().join("empty"), &bare, empty);
     growth(page, folder.path());
+}
+
+/// The status page alone.
+pub fn measure_pages(page: &mut Page) {
+    let folder = tempfile::tempdir_in("../target").expect("a folder");
+    let fleet = Server::exporter(&folder.path().join("fleet"));
+    for event in 0..3 {
+        fill(&fleet, FLEET, event);
+    }
+    status_pages(page, &fleet);
+}
+
+/// Each view of the status page against a gzip scrape of the same numbers, in turn.
+fn status_pages(page: &mut Page, fleet: &Server) {
+    let last = format!("/?page={}", FLEET / 50);
+    let views = [
+        ("the first page", "/"),
+        ("the last page", last.as_str()),
+        ("a search", "/?q=155500"),
+        ("a search that finds nothing", "/?q=nobody"),
+        ("a filter", "/?state=limited&provider=meta"),
+    ];
+    let mut scrape = Figure::default();
+    let mut figures = views.map(|_| Figure::default());
+    seconds_of(fleet.web, "/metrics", GZIP);
+    for _ in 0..ROUNDS {
+        scrape.add(seconds_of(fleet.web, "/metrics", GZIP));
+        for ((_, path), figure) in views.iter().zip(&mut figures) {
+            figure.add(seconds_of(fleet.web, path, ""));
+        }
+    }
+    page.table(
+        &format!("The status page of {FLEET} numbers"),
+        &["", "ms, median", "by a gzip scrape"],
+    );
+    for ((name, _), figure) in [("a gzip scrape", "")]
+        .iter()
+        .chain(&views)
+        .zip([&scrape].into_iter().chain(&figures))
+    {
+        page.row(&[
+            name,
+            &format!("{:.1}", figure.median() * 1e3),
+            &figure.by(&scrape).spread(),
+        ]);
+    }
 }
 
 /// Three events of each number, as batches of 1000 changes.
@@ -199,8 +246,12 @@ fn over_tls(page: &mut Page, folder: &Path, storage: &Path) {
 
 /// Seconds of a scrape.
 pub fn time(address: SocketAddr, headers: &str) -> f64 {
+    seconds_of(address, "/metrics", headers)
+}
+
+fn seconds_of(address: SocketAddr, path: &str, headers: &str) -> f64 {
     let began = Instant::now();
-    get(address, "/metrics", headers).expect("a page");
+    get(address, path, headers).expect("a page");
     began.elapsed().as_secs_f64()
 }
 

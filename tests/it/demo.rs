@@ -5,9 +5,15 @@ use std::{
     net::TcpStream,
     path::Path,
     process::{Child, Command, Stdio},
+    sync::mpsc,
+    thread,
+    time::Duration,
 };
 
 use crate::support::wait_for;
+
+/// How long a line may take on a machine that is busy with everything else.
+const PATIENCE: Duration = Duration::from_secs(150);
 
 /// The demo, which ends the programs that it started when it is told to end.
 struct Demo(Child);
@@ -33,11 +39,23 @@ fn demo_prints_the_notification_of_the_line_that_it_says_to_type_and_leaves_noth
         .spawn()
         .unwrap();
     let mut demo = Demo(demo);
-    let mut lines = BufReader::new(demo.0.stdout.take().unwrap()).lines();
-    let mut line_with = |text: &str| {
-        let mut lines = lines.by_ref().map(Result::unwrap);
-        let found = lines.find(|line| line.contains(text));
-        found.unwrap_or_else(|| panic!("the demo ended without {text:?} (make setup)"))
+    let (sender, lines) = mpsc::channel();
+    let output = BufReader::new(demo.0.stdout.take().unwrap());
+    // It ends with the output.
+    thread::spawn(move || {
+        output
+            .lines()
+            .map_while(Result::ok)
+            .try_for_each(|line| sender.send(line))
+    });
+    let line_with = |text: &str| {
+        loop {
+            let line = lines.recv_timeout(PATIENCE);
+            let line = line.unwrap_or_else(|_| panic!("no {text:?} (make setup)"));
+            if line.contains(text) {
+                return line;
+            }
+        }
     };
     let addresses = line_with("Status page");
     let send = line_with(" send meta downgrade");

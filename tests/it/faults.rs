@@ -31,7 +31,7 @@ const FAULTS: [(&str, &[&str]); 4] = [
 
 /// A sweep over the calls of a process, from its start to its end.
 struct Sweep {
-    library: PathBuf,
+    preload: PathBuf,
     /// The files with which the process starts.
     files: BTreeMap<String, Vec<u8>>,
     /// The deliveries that these files hold.
@@ -57,7 +57,7 @@ struct Run {
 #[test]
 fn fault_at_any_call_loses_nothing_that_was_answered() {
     let folder = tempfile::tempdir().unwrap();
-    let library = preloaded("fault", folder.path());
+    let preload = preloaded("fault", folder.path());
     let log = (storage::WAL.to_owned(), vec![]);
     let with_empty_log = files_after("TERM").into_iter().chain([log]).collect();
     let killed = files_after("KILL");
@@ -72,7 +72,7 @@ fn fault_at_any_call_loses_nothing_that_was_answered() {
         ),
     ] {
         let sweep = Sweep {
-            library: library.clone(),
+            preload: preload.clone(),
             files,
             before,
         };
@@ -137,7 +137,7 @@ impl Sweep {
         }
         let path = |name| folder.join(name).display().to_string();
         let environment = [
-            ("LD_PRELOAD", self.library.display().to_string()),
+            ("LD_PRELOAD", self.preload.display().to_string()),
             ("FAULT_FOLDER", path("storage")),
             ("FAULT_CALLS", path("calls")),
             ("FAULT_MENDED", path("mended")),

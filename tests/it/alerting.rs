@@ -19,7 +19,7 @@ use tempfile::TempDir;
 
 use crate::{
     dashboards,
-    support::{Exporter, Server, fixture, request, wait_for},
+    support::{Exporter, Server, command, fixture, request, wait_for},
 };
 
 #[test]
@@ -189,6 +189,13 @@ impl Chain {
         let folder = tempfile::tempdir().unwrap();
         let (receiver, notifications) = receive();
         let verify_token = [("WHATSAPP_EXPORTER_META_VERIFY_TOKEN", "verify")];
+        let numbers = "provider,waba_id,phone_number,name\nmeta,9,15550109999,Support\n";
+        fs::write(folder.path().join("numbers.csv"), numbers).unwrap();
+        let mut import = command();
+        import
+            .current_dir(folder.path())
+            .args(["import", "numbers.csv"]);
+        assert!(import.status().unwrap().success());
         let exporter = Exporter::start_with(&folder.path().join("data"), &[], &verify_token);
         let handshake = "/webhooks/meta?hub.mode=subscribe&hub.challenge=7&hub.verify_token=verify";
         assert_eq!(

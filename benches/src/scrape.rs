@@ -63,12 +63,14 @@ pub fn measure_pages(page: &mut Page) {
 
 /// Each view of the status page against a gzip scrape of the same numbers, in turn.
 fn status_pages(page: &mut Page, fleet: &Server) {
-    let last = format!("/?page={}", FLEET / 50);
+    let page_at = |share: usize| format!("/?page={}", FLEET / 50 / share);
+    let [last, middle] = [1, 2].map(page_at);
     let views = [
         ("the first page", "/"),
         ("the last page", last.as_str()),
         ("a search", "/?q=155500"),
         ("a search that finds nothing", "/?q=nobody"),
+        ("a page in the middle", middle.as_str()),
         ("a filter", "/?state=limited&provider=meta"),
     ];
     let mut scrape = Figure::default();

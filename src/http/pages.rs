@@ -164,6 +164,7 @@ impl Pages {
             .iter()
             .map(|found| AccountRow::new(&found.key, found.account.as_deref(), found.numbers, now))
             .collect();
+        let rows = found.rows(&self.table, now);
         let pages = found.matching.div_ceil(ROWS).max(1);
         let page = found.page;
         self.html(&Index {
@@ -175,8 +176,8 @@ impl Pages {
             providers: search.provider_choices(),
             states: search.state_choices(),
             is_filtered: search.is_filtered(),
-            rows: found.rows(&self.table, now),
-            caption: caption("phone number", found.rows.len(), found.matching),
+            caption: caption("phone number", rows.len(), found.matching),
+            rows,
             page,
             pages,
             previous: (page > 1).then(|| search.href(page - 1)),
@@ -224,6 +225,7 @@ impl Pages {
         }
         let now = SystemTime::now().into();
         let row = AccountRow::new(&key, account.as_deref(), found.matching, now);
+        let rows = found.rows(&self.table, now);
         let account = account.map(Arc::unwrap_or_clone).unwrap_or_default();
         let most = account
             .max_phone_numbers
@@ -239,8 +241,8 @@ impl Pages {
             row,
             changes: LimitChanges::of(&account.limit, now),
             max_phone_numbers: most,
-            rows: found.rows(&self.table, now),
-            caption: caption("phone number", found.rows.len(), found.matching),
+            caption: caption("phone number", rows.len(), found.matching),
+            rows,
         })
     }
 

@@ -138,6 +138,17 @@ impl<K: Entity> Shards<K> {
         })
     }
 
+    /// Hands the entries of each shard to `visit`. Nothing is copied, but the writer waits for a shard
+    /// while it is visited, so a visit must be short.
+    pub fn for_each_shard(&self, mut visit: impl FnMut(usize, &BTreeMap<K, Arc<K::Record>>)) {
+        for shard in 0..SHARDS {
+            let slot = self.lock(shard);
+            if let Some(known) = slot.as_ref().and_then(|slot| slot.as_ref()) {
+                visit(shard, &known.entries);
+            }
+        }
+    }
+
     /// A thread that panicked may have put its entry or not; the map is whole in both cases.
     fn lock(&self, shard: usize) -> Option<MutexGuard<'_, Slot<K>>> {
         Some(

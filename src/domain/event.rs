@@ -1,6 +1,6 @@
 //! The kinds of phone number quality event.
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde::{Deserialize, Serialize};
 
 use super::Direction;
 
@@ -88,45 +88,6 @@ impl EventKind {
             Self::ThroughputUpgrade => Some(true),
             _ => None,
         }
-    }
-}
-
-/// The name of an event in a history.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EventName {
-    /// Of a phone number.
-    Quality(EventKind),
-    /// Of an account: a limit of the portfolio, or how many numbers there may be.
-    Capability,
-}
-
-impl EventName {
-    /// Meta's name: of the event, or else of the webhook's field.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Quality(kind) => kind.as_str(),
-            Self::Capability => "business_capability_update",
-        }
-    }
-
-    /// The event of this name; `None` where this version knows none.
-    pub fn from_stored(name: &str) -> Option<Self> {
-        let all = EventKind::ALL.into_iter().map(Self::Quality);
-        let mut all = all.chain([Self::Capability]);
-        all.find(|event| event.as_str() == name)
-    }
-}
-
-impl Serialize for EventName {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.as_str())
-    }
-}
-
-impl<'de> Deserialize<'de> for EventName {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let name = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
-        Self::from_stored(&name).ok_or_else(|| de::Error::custom("an event of no known name"))
     }
 }
 

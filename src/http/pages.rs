@@ -25,7 +25,7 @@ use crate::{
     telemetry::Telemetry,
 };
 use moment::Moment;
-use rows::{AccountRow, EventRow, NumberRow};
+use rows::{AccountRow, NumberRow};
 use search::{Choice, Search};
 use standing::Standing;
 
@@ -85,10 +85,7 @@ struct NumberPage<'a> {
     row: NumberRow,
     changes: LimitChanges,
     has_high_throughput: bool,
-    history: Vec<EventRow>,
-    /// The webhooks of its account, which change its limit, too.
-    account_history: Vec<EventRow>,
-    counts: Vec<(&'static str, u64)>,
+    events: Vec<(&'static str, u64)>,
 }
 
 #[derive(Template)]
@@ -98,7 +95,6 @@ struct AccountPage<'a> {
     row: AccountRow,
     changes: LimitChanges,
     max_phone_numbers: String,
-    history: Vec<EventRow>,
     rows: Vec<NumberRow>,
     caption: String,
 }
@@ -205,16 +201,13 @@ impl Pages {
             return not_found();
         };
         let now = SystemTime::now().into();
-        let kinds = EventKind::ALL.into_iter();
-        let account = self.table.accounts.get(&key.account).unwrap_or_default();
+        let events = EventKind::ALL.into_iter();
         self.html(&NumberPage {
             frame: self.frame(),
             row: NumberRow::new(&self.table, &key, &number, now),
             changes: LimitChanges::of(&number.limit, now),
             has_high_throughput: number.high_throughput.is_some_and(|known| known.value),
-            history: EventRow::all(&number.history, now),
-            account_history: EventRow::all(&account.history, now),
-            counts: kinds
+            events: events
                 .map(|kind| (kind.as_str(), number.events.of(kind)))
                 .collect(),
         })
@@ -248,7 +241,6 @@ impl Pages {
             row,
             changes: LimitChanges::of(&account.limit, now),
             max_phone_numbers: most,
-            history: EventRow::all(&account.history, now),
             caption: caption("phone number", rows.len(), found.matching),
             rows,
         })

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use crate::{
-    domain::{AccountKey, EventName, NumberKey, ProviderName},
+    domain::{AccountKey, EventKind, NumberKey, ProviderName},
     providers,
     state::{Entity, Forgettable, Record},
 };
@@ -158,13 +158,9 @@ fn why_unreadable(value: &str) -> Unreadable {
         let what = format!("a document has version {version}, and this version reads {VERSION}");
         return Unreadable::Newer(what);
     }
-    let counted = record.get("events").and_then(Value::as_object);
-    let counted = counted.into_iter().flat_map(|events| events.keys());
-    let history = record.get("history").and_then(Value::as_array);
-    let past = history.into_iter().flatten();
-    let past = past.filter_map(|event| event.get(0)?.as_str());
-    let mut events = counted.map(String::as_str).chain(past);
-    match events.find(|event| EventName::from_stored(event).is_none()) {
+    let is_known = |event: &&String| EventKind::ALL.iter().any(|kind| kind.as_str() == *event);
+    let events = record.get("events").and_then(Value::as_object);
+    match events.and_then(|events| events.keys().find(|event| !is_known(event))) {
         Some(event) => Unreadable::newer("event", event),
         None => damaged,
     }

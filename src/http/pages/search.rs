@@ -258,8 +258,8 @@ impl Search {
             of_account: HashMap::new(),
         };
         table.numbers.for_each_shard(|shard, entries| {
-            // Nearly every record must be fetched from memory. The processor fetches many at a time
-            // in a loop that does nothing else, which takes a third of the time.
+            // Nearly every record must be fetched from memory. In a loop that does nothing else, the
+            // processor fetches many at a time and does not wait for each.
             for number in entries.values() {
                 black_box((number.flagged, number.limit.current, number.limit.down.last));
             }
@@ -398,7 +398,8 @@ impl Found {
 
 impl Candidate {
     /// The number; nothing where it was removed meanwhile. Its index is another one where numbers
-    /// before it came or went.
+    /// before it came or went. Where numbers are shown by pseudonyms, the index alone tells, and a
+    /// number that came or went meanwhile makes its neighbour appear.
     fn entry(&self, table: &Table) -> Option<(NumberKey, Arc<Number>)> {
         let (_, entries) = table.numbers.entries(self.shard, None);
         let entries = entries.into_iter().enumerate();

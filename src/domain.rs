@@ -15,7 +15,7 @@ pub use change::{
     Change, ChangeKind, Identity, LimitScope, MaxPhoneNumbers, ReportedLimit, UnknownField,
     UnknownValue,
 };
-pub use event::EventKind;
+pub use event::{EventKind, EventName};
 pub use key::{AccountKey, InvalidKey, NumberKey, PhoneNumber, WabaId};
 pub use limit::{Direction, MessagingLimit};
 pub use name::{DisplayName, InvalidName};

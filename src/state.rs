@@ -5,9 +5,11 @@
 //! and, when the copy is durable, replaces. Readers never wait for it.
 
 mod account;
+mod base64;
 mod entity;
 mod fold;
 mod heartbeat;
+mod history;
 mod limit;
 mod number;
 mod seen;
@@ -18,6 +20,7 @@ pub use account::Account;
 pub use entity::{Entity, Family, LabelValues, MetricKind, SampleWriter, Value};
 pub use fold::{Applied, Batch, Draft, Fold, Forgettable, Forgotten, Outcome, Record};
 pub use heartbeat::{Heartbeat, HeartbeatKind};
+pub use history::{History, PastEvent};
 pub use limit::{Changes, Dated, Limit};
 pub use number::{Counts, Number, Observation};
 pub use shards::{SHARDS, Shards};

@@ -91,6 +91,50 @@ impl EventKind {
     }
 }
 
+/// The name of an event in a history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventName {
+    /// Of a phone number.
+    Quality(EventKind),
+    /// Of an account: a limit of the portfolio, or how many numbers there may be.
+    Capability,
+}
+
+impl EventName {
+    /// Every name. Databases have its place here: a further one goes to the end.
+    const ALL: [Self; 8] = [
+        Self::Quality(EventKind::Downgrade),
+        Self::Quality(EventKind::Flagged),
+        Self::Quality(EventKind::Onboarding),
+        Self::Quality(EventKind::ThroughputUpgrade),
+        Self::Quality(EventKind::Unflagged),
+        Self::Quality(EventKind::Upgrade),
+        Self::Quality(EventKind::Unknown),
+        Self::Capability,
+    ];
+
+    /// Meta's name: of the event, or else of the webhook's field.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Quality(kind) => kind.as_str(),
+            Self::Capability => "business_capability_update",
+        }
+    }
+
+    /// What stands for it in a database.
+    pub fn code(self) -> u8 {
+        let codes = 0..;
+        let mut coded = Self::ALL.into_iter().zip(codes);
+        let found = coded.find(|(name, _)| *name == self);
+        found.map_or(u8::MAX, |(_, code)| code)
+    }
+
+    /// The event of this code; `None` where this version knows none.
+    pub fn from_code(code: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(code)).copied()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -111,6 +155,14 @@ mod tests {
     fn all_is_in_the_order_of_the_enum() {
         for (index, kind) in EventKind::ALL.into_iter().enumerate() {
             assert_eq!(kind as usize, index);
+        }
+    }
+
+    #[test]
+    fn every_event_has_a_code_of_its_own() {
+        let names = EventKind::ALL.map(EventName::Quality);
+        for name in names.into_iter().chain([EventName::Capability]) {
+            assert_eq!(EventName::from_code(name.code()), Some(name));
         }
     }
 }

@@ -70,6 +70,17 @@ impl Timestamp {
         instant.map_or_else(|_| self.to_string(), |instant| format!("{instant:.3}"))
     }
 
+    /// Milliseconds of the Unix epoch; `None` beyond 2262.
+    pub fn from_unix_milliseconds(milliseconds: u64) -> Option<Self> {
+        let milliseconds = i64::try_from(milliseconds).ok()?;
+        milliseconds.checked_mul(NANOS / 1000).map(Self)
+    }
+
+    /// Whole milliseconds of the Unix epoch.
+    pub fn as_unix_milliseconds(self) -> u64 {
+        (self.0 / (NANOS / 1000)).unsigned_abs()
+    }
+
     fn from_nanos(nanos: i128) -> Option<Self> {
         i64::try_from(nanos)
             .ok()

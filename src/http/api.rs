@@ -173,6 +173,15 @@ fn object<K: Entity>(table: &Table, key: &K, record: &K::Record) -> Json {
             }
         });
     }
+    let history = K::history(record).newest_first().map(|event| {
+        json!({
+            "event": event.name.as_str(),
+            "happened_timestamp_seconds": event.happened_at.as_seconds(),
+            "accepted_timestamp_seconds": event.accepted_at.as_seconds(),
+            "messaging_limit": event.limit,
+        })
+    });
+    object.insert("history".to_owned(), history.collect());
     Json::Object(object)
 }
 

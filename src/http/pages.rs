@@ -25,7 +25,7 @@ use crate::{
     telemetry::Telemetry,
 };
 use moment::Moment;
-use rows::{AccountRow, NumberRow};
+use rows::{AccountRow, EventRow, NumberRow};
 use search::{Choice, Search};
 use standing::Standing;
 
@@ -85,7 +85,10 @@ struct NumberPage<'a> {
     row: NumberRow,
     changes: LimitChanges,
     has_high_throughput: bool,
-    events: Vec<(&'static str, u64)>,
+    history: Vec<EventRow>,
+    /// The webhooks of its account, which change its limit, too.
+    account_history: Vec<EventRow>,
+    counts: Vec<(&'static str, u64)>,
 }
 
 #[derive(Template)]
@@ -95,6 +98,7 @@ struct AccountPage<'a> {
     row: AccountRow,
     changes: LimitChanges,
     max_phone_numbers: String,
+    history: Vec<EventRow>,
     rows: Vec<NumberRow>,
     caption: String,
 }
@@ -201,13 +205,16 @@ impl Pages {
             return not_found();
         };
         let now = SystemTime::now().into();
-        let events = EventKind::ALL.into_iter();
+        let kinds = EventKind::ALL.into_iter();
+        let account = self.table.accounts.get(&key.account).unwrap_or_default();
         self.html(&NumberPage {
             frame: self.frame(),
             row: NumberRow::new(&self.table, &key, &number, now),
             changes: LimitChanges::of(&number.limit, now),
             has_high_throughput: number.high_throughput.is_some_and(|known| known.value),
-            events: events
+            history: EventRow::all(&number.history, now),
+            account_history: EventRow::all(&account.history, now),
+            counts: kinds
                 .map(|kind| (kind.as_str(), number.events.of(kind)))
                 .collect(),
         })
@@ -241,6 +248,7 @@ impl Pages {
             row,
             changes: LimitChanges::of(&account.limit, now),
             max_phone_numbers: most,
+            history: EventRow::all(&account.history, now),
             caption: caption("phone number", rows.len(), found.matching),
             rows,
         })

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Dated, Draft, Entity, Family, LabelValues, Limit, MetricKind, Outcome, Shards, Table, Value,
+    Dated, Draft, Entity, Family, History, LabelValues, Limit, MetricKind, Outcome, PastEvent,
+    Shards, Table, Value,
     fold::{Freshness, Received},
     limit::{
         PreviousLimit, Report, change_samples, changed_samples, current_samples, previous_samples,
@@ -14,8 +15,8 @@ use super::{
     seen::Seen,
 };
 use crate::domain::{
-    AccountKey, LimitScope, MaxPhoneNumbers, MessagingLimit, NumberKey, PhoneNumber, ProviderName,
-    Timestamp, WabaId,
+    AccountKey, EventName, LimitScope, MaxPhoneNumbers, MessagingLimit, NumberKey, PhoneNumber,
+    ProviderName, Timestamp, WabaId,
 };
 
 impl Entity for AccountKey {
@@ -48,6 +49,10 @@ impl Entity for AccountKey {
     fn shards(table: &Table) -> &Shards<Self> {
         &table.accounts
     }
+
+    fn history(account: &Account) -> &History {
+        &account.history
+    }
 }
 
 /// What is known of an account.
@@ -59,6 +64,9 @@ pub struct Account {
     /// How many numbers there may be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_phone_numbers: Option<Dated<MaxPhoneNumbers>>,
+    /// The last events that reported something of it.
+    #[serde(default, skip_serializing_if = "super::is_default")]
+    pub history: History,
     /// Deliveries already seen.
     #[serde(default, skip_serializing_if = "super::is_default")]
     pub seen: Seen,
@@ -93,6 +101,12 @@ impl Draft<'_> {
         let happened_at = received.happened_at(|| self.newest(key, &known, scope));
         let mut account = Arc::unwrap_or_clone(known);
         account.seen.remember(received.change.identity);
+        account.history.add(&PastEvent {
+            name: EventName::Capability,
+            happened_at,
+            accepted_at: received.accepted_at,
+            limit,
+        });
         let mut freshness = Freshness::default();
         if max_phone_numbers != MaxPhoneNumbers::default() {
             let known = &mut account.max_phone_numbers;

@@ -6,7 +6,7 @@ use std::{fmt::Debug, hash::Hash};
 use serde::{Serialize, de::DeserializeOwned};
 use smallvec::SmallVec;
 
-use super::{Shards, Table};
+use super::{History, Shards, Table};
 use crate::domain::{MessagingLimit, PhoneNumber, ProviderName, Timestamp};
 
 /// A kind of thing that is known: implemented by its key, with the record type, the label names and
@@ -37,6 +37,9 @@ pub trait Entity: Ord + Clone + Hash + Debug + Send + Sync + 'static {
 
     /// Where it stands in the table.
     fn shards(table: &Table) -> &Shards<Self>;
+
+    /// What happened to it.
+    fn history(record: &Self::Record) -> &History;
 }
 
 /// The values of a key's labels.

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{
-    Dated, Draft, Entity, Family, LabelValues, Limit, MetricKind, Outcome, Shards, Table, Value,
+    Dated, Draft, Entity, Family, History, LabelValues, Limit, MetricKind, Outcome, PastEvent,
+    Shards, Table, Value,
     fold::{Freshness, Received},
     limit::{
         PreviousLimit, Report, change_samples, changed_samples, current_samples, previous_samples,
@@ -17,8 +18,8 @@ use super::{
     seen::Seen,
 };
 use crate::domain::{
-    AccountKey, DisplayName, EventKind, LimitScope, MessagingLimit, NumberKey, PhoneNumber,
-    ProviderName, ReportedLimit, Timestamp, WabaId,
+    AccountKey, DisplayName, EventKind, EventName, LimitScope, MessagingLimit, NumberKey,
+    PhoneNumber, ProviderName, ReportedLimit, Timestamp, WabaId,
 };
 
 impl Entity for NumberKey {
@@ -62,6 +63,10 @@ impl Entity for NumberKey {
     fn shards(table: &Table) -> &Shards<Self> {
         &table.numbers
     }
+
+    fn history(number: &Number) -> &History {
+        &number.history
+    }
 }
 
 /// What is known of a phone number.
@@ -85,6 +90,9 @@ pub struct Number {
     /// When the newest event happened, by the provider's time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_event: Option<Timestamp>,
+    /// The last events.
+    #[serde(default, skip_serializing_if = "super::is_default")]
+    pub history: History,
     /// Deliveries already seen.
     #[serde(default, skip_serializing_if = "super::is_default")]
     pub seen: Seen,
@@ -204,7 +212,13 @@ impl Draft<'_> {
         let account_key = key.account.clone();
         self.put_number(key, number, is_new);
         if let Some(limit) = quality.portfolio_limit() {
-            let account = account.map(Arc::unwrap_or_clone).unwrap_or_default();
+            let mut account = account.map(Arc::unwrap_or_clone).unwrap_or_default();
+            account.history.add(&PastEvent {
+                name: EventName::Quality(quality.event),
+                happened_at,
+                accepted_at,
+                limit: Some(limit),
+            });
             let report = Report {
                 limit,
                 happened_at,
@@ -231,6 +245,12 @@ impl Number {
     ) -> Freshness {
         let event = quality.event;
         self.events.count(event);
+        self.history.add(&PastEvent {
+            name: EventName::Quality(event),
+            happened_at,
+            accepted_at,
+            limit: quality.limit.map(|reported| reported.limit),
+        });
         self.last_event = self.last_event.max(Some(happened_at));
         let mut freshness = Freshness::default();
         if let Some(flagged) = event.flagged() {

@@ -1,13 +1,13 @@
 //! The deliveries that a record remembers, to count a repetition once.
 
-use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use super::base64;
 use crate::domain::Identity;
 
 /// The last deliveries that could be told apart, oldest first.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Seen(Vec<[u8; 8]>);
+pub struct Seen(Box<[[u8; 8]]>);
 
 impl Seen {
     /// How far back a repetition is noticed.
@@ -21,28 +21,29 @@ impl Seen {
     /// Remembers a delivery, and forgets the oldest beyond the window.
     pub(super) fn remember(&mut self, identity: Option<Identity>) {
         let Some(identity) = identity else { return };
-        if self.0.len() >= Self::WINDOW {
-            self.0.remove(0);
+        if self.0.len() < Self::WINDOW {
+            let all = self.0.iter().copied();
+            self.0 = all.chain([*identity.as_bytes()]).collect();
+            return;
         }
-        self.0.push(*identity.as_bytes());
+        self.0.rotate_left(1);
+        if let Some(last) = self.0.last_mut() {
+            *last = *identity.as_bytes();
+        }
     }
 }
 
-/// All identities as one base64 string, because they are most of a stored document.
 impl Serialize for Seen {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&STANDARD.encode(self.0.as_flattened()))
+        base64::serialize(self.0.as_flattened(), serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for Seen {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
-        let bytes = STANDARD
-            .decode(text.as_bytes())
-            .map_err(de::Error::custom)?;
+        let bytes = base64::deserialize(deserializer)?;
         match bytes.as_chunks() {
-            (identities, []) => Ok(Self(identities.to_vec())),
+            (identities, []) => Ok(Self(identities.into())),
             _ => Err(de::Error::custom("not a whole number of identities")),
         }
     }

@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::{
     domain::{AccountKey, EventKind, NumberKey, ProviderName},
     providers,
-    state::{Entity, Forgettable, Record},
+    state::{Entity, Forgettable, History, Record},
 };
 
 /// The version of the documents.
@@ -160,8 +160,12 @@ fn why_unreadable(value: &str) -> Unreadable {
     }
     let is_known = |event: &&String| EventKind::ALL.iter().any(|kind| kind.as_str() == *event);
     let events = record.get("events").and_then(Value::as_object);
-    match events.and_then(|events| events.keys().find(|event| !is_known(event))) {
-        Some(event) => Unreadable::newer("event", event),
+    if let Some(event) = events.and_then(|events| events.keys().find(|event| !is_known(event))) {
+        return Unreadable::newer("event", event);
+    }
+    let history = record.get("history").and_then(Value::as_str);
+    match history.and_then(History::unknown_code) {
+        Some(code) => Unreadable::newer("event code", &code.to_string()),
         None => damaged,
     }
 }

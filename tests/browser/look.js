@@ -129,11 +129,11 @@ async function readAfterWebhooks(page, exporter) {
     const read = (await rows(page)).map(([number, state, limit, before, since, event]) => [number, state, limit, before, event]);
     const ago = '3 hours ago';
     assert.deepEqual(read, [
-        ['15550000003', 'flagged', '100K', 'none', ago],
-        ['15550000002', 'lowered', '1K', '10K', ago],
-        ['15550000005', 'limited', 'not set', 'none', ago],
-        ['15550000004', 'unknown', 'unknown', 'none', ago],
-        ['15550000001', 'unlimited', 'Unlimited', '100K', ago],
+        ['15550000003', 'flagged', '100K', 'none', `FLAGGED ${ago}`],
+        ['15550000002', 'lowered', '1K', '10K', `DOWNGRADE ${ago}`],
+        ['15550000005', 'limited', 'not set', 'none', `ONBOARDING ${ago}`],
+        ['15550000004', 'unknown', 'unknown', 'none', `ONBOARDING ${ago}`],
+        ['15550000001', 'unlimited', 'Unlimited', '100K', `UPGRADE ${ago}`],
     ]);
     assert.match(await page.getAttribute('tbody time', 'title'), /^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC$/);
     assert.match(await page.innerText('main'), /https:\/\/hooks\.example\.com\/webhooks\/meta/);

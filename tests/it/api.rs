@@ -78,6 +78,8 @@ fn every_value_stands_under_its_metrics_name() {
         .as_f64()
         .unwrap();
     assert!((shown - changed).abs() < 0.001, "{shown} is not {changed}");
+    // A change is dated by when its event was accepted.
+    assert_eq!(taken_times(&mut number["history"]).first(), Some(&shown));
     assert_eq!(
         answer,
         json!({
@@ -94,12 +96,19 @@ fn every_value_stands_under_its_metrics_name() {
                 "quality_events_total": {"DOWNGRADE": 0, "FLAGGED": 1, "ONBOARDING": 0, "THROUGHPUT_UPGRADE": 0,
                     "UNFLAGGED": 0, "UPGRADE": 1, "UNKNOWN": 0},
                 "last_event_timestamp_seconds": 1_766_000_001.0,
+                "history": [
+                    {"event": "UPGRADE", "happened_timestamp_seconds": 1_766_000_001.0,
+                     "accepted_timestamp_seconds": null, "messaging_limit": "+Inf"},
+                    {"event": "FLAGGED", "happened_timestamp_seconds": 1_766_000_000.0,
+                     "accepted_timestamp_seconds": null, "messaging_limit": 250},
+                ],
             }],
             "next": null,
         })
     );
 
     let mut answer = exporter.get("/api/v1/accounts").json();
+    taken_times(&mut answer["accounts"][0]["history"]);
     assert!(
         answer["accounts"][0]["messaging_limit_changed_timestamp_seconds"]["up"]
             .take()
@@ -115,10 +124,23 @@ fn every_value_stands_under_its_metrics_name() {
                 "messaging_limit_changes_total": {"up": 1, "down": 0},
                 "messaging_limit_changed_timestamp_seconds": {"up": null},
                 "max_phone_numbers": {"waba": 25},
+                "history": [
+                    {"event": "business_capability_update", "happened_timestamp_seconds": 1_766_000_001.0,
+                     "accepted_timestamp_seconds": null, "messaging_limit": null},
+                    {"event": "UPGRADE", "happened_timestamp_seconds": 1_766_000_001.0,
+                     "accepted_timestamp_seconds": null, "messaging_limit": "+Inf"},
+                ],
             }],
             "next": null,
         })
     );
+}
+
+/// The times at which the events of a history were accepted, which become null there.
+fn taken_times(history: &mut Json) -> Vec<f64> {
+    let events = history.as_array_mut().unwrap().iter_mut();
+    let times = events.map(|event| event["accepted_timestamp_seconds"].take().as_f64());
+    times.map(Option::unwrap).collect()
 }
 
 #[test]
@@ -458,13 +480,17 @@ fn documented_examples_are_answered_as_documented() {
     for (example, documented) in examples.iter().zip(answers) {
         let mut answer: Json = serde_json::from_str(&run(example)).unwrap();
         let mut documented: Json = serde_json::from_str(&documented).unwrap();
-        // When the exporter applied the fall.
-        let place = "/phone_numbers/0/messaging_limit_changed_timestamp_seconds/down";
-        if let Some(at) = documented.pointer_mut(place) {
-            let applied = answer.pointer_mut(place).unwrap();
-            assert!(applied.is_f64() && at.is_f64(), "{applied}");
-            *at = applied.take();
-            *answer.pointer_mut(place).unwrap() = at.clone();
+        // When the exporter accepted the events.
+        for place in [
+            "/phone_numbers/0/messaging_limit_changed_timestamp_seconds/down",
+            "/phone_numbers/0/history/0/accepted_timestamp_seconds",
+            "/accounts/0/history/0/accepted_timestamp_seconds",
+        ] {
+            if let Some(at) = documented.pointer_mut(place) {
+                let applied = answer.pointer_mut(place).unwrap();
+                assert!(applied.is_f64() && at.is_f64(), "{applied}");
+                *at = applied.clone();
+            }
         }
         assert_eq!(answer, documented, "{example}");
     }

@@ -102,6 +102,8 @@ proptest! {
         deliver(&mut plain, &said, &once, &arrived);
         deliver(&mut noisy, &said, &repeated, &arrived);
         prop_assert_eq!(plain.page(), noisy.page());
+        prop_assert_eq!(plain.histories::<NumberKey>(), noisy.histories::<NumberKey>());
+        prop_assert_eq!(plain.histories::<AccountKey>(), noisy.histories::<AccountKey>());
     }
 }
 
@@ -149,6 +151,8 @@ proptest! {
 
             restarted = load(&mut Sqlite::open(folder.path()).unwrap());
             prop_assert_eq!(restarted.page(), running.page());
+            prop_assert_eq!(restarted.histories::<NumberKey>(), running.histories::<NumberKey>());
+            prop_assert_eq!(restarted.histories::<AccountKey>(), running.histories::<AccountKey>());
             let heartbeat = Heartbeat { last_accepted: Some(at(clock)), ..Heartbeat::default() };
             prop_assert_eq!(restarted.fold.heartbeats().collect::<Vec<_>>(), [(provider("meta").name, heartbeat)]);
         }

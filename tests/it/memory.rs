@@ -9,7 +9,7 @@ use whatsapp_quality_exporter::{
     domain::{Change, Timestamp, UnknownField},
     exposition::{Exposition, ScrapeOptions},
     providers::{self, Delivery, Example, ParseError, Provider},
-    state::{Draft, Fold, Outcome, Table},
+    state::{Draft, Entity, Fold, History, Outcome, Table},
 };
 
 use crate::support::{Sample, samples};
@@ -85,6 +85,13 @@ impl Memory {
     pub fn page(&self) -> String {
         let page = Exposition::new(Arc::clone(&self.table)).page(ScrapeOptions::default(), &[]);
         String::from_utf8(page.concat()).unwrap()
+    }
+
+    /// The history of everything of a kind.
+    pub fn histories<K: Entity>(&self) -> Vec<(K, History)> {
+        let all = K::shards(&self.table).iter_after(None);
+        all.map(|(key, record)| (key, K::history(&record).clone()))
+            .collect()
     }
 
     pub fn samples(&self) -> Vec<Sample> {

@@ -102,7 +102,7 @@ fn worst_numbers_come_first_and_limits_are_in_words() {
     );
     assert_eq!(
         rows(&page)[0][4..8],
-        ["1 hour ago", "1 hour ago", "1", "meta"]
+        ["1 hour ago", "FLAGGED 1 hour ago", "1", "meta"]
     );
     // What is lowered is so until it rises.
     send(&exporter, "2", &[("15550000006", "UPGRADE", "TIER_2K", "")]);
@@ -226,6 +226,7 @@ fn numbers_and_accounts_have_pages_of_their_own() {
         "<dd>1K</dd>",
         "<dd>10K</dd>",
         "DOWNGRADE</th><td class=\"figure\">1</td>",
+        "DOWNGRADE</th><td class=\"figure\">1K</td>",
     ] {
         assert!(number.contains(said), "{said}: {number}");
     }

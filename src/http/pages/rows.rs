@@ -5,7 +5,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use super::{super::find, Moment, search::State};
 use crate::{
     domain::{AccountKey, Direction, MessagingLimit, NumberKey, Timestamp},
-    state::{Account, Limit, Number, Table},
+    state::{Account, History, Limit, Number, PastEvent, Table},
 };
 
 /// A phone number.
@@ -18,6 +18,8 @@ pub(super) struct NumberRow {
     pub(super) before: String,
     pub(super) since: Option<Moment>,
     pub(super) last_event: Option<Moment>,
+    /// Of the event that happened last.
+    pub(super) last_event_name: Option<&'static str>,
     pub(super) waba_id: String,
     pub(super) account_href: String,
     pub(super) provider: &'static str,
@@ -48,6 +50,7 @@ impl NumberRow {
             before: in_words(number.limit.previous, "none"),
             since: State::since(number).map(|at| Moment::new(at, now)),
             last_event: number.last_event.map(|at| Moment::new(at, now)),
+            last_event_name: last_event_name(&number.history),
             waba_id: waba_id(&key.account),
             account_href: format!("/accounts/{account}"),
             provider: key.account.provider.as_str(),
@@ -74,6 +77,37 @@ impl AccountRow {
             numbers,
         }
     }
+}
+
+/// An event of a history.
+pub(super) struct EventRow {
+    pub(super) name: &'static str,
+    pub(super) happened: Moment,
+    pub(super) accepted: Moment,
+    pub(super) limit: String,
+}
+
+impl EventRow {
+    pub(super) fn all(history: &History, now: Timestamp) -> Vec<Self> {
+        let row = |event: PastEvent| Self {
+            name: event.name.as_str(),
+            happened: Moment::new(event.happened_at, now),
+            accepted: Moment::new(event.accepted_at, now),
+            limit: in_words(event.limit, "not reported"),
+        };
+        history.newest_first().map(row).collect()
+    }
+}
+
+/// Deliveries come in any order; of equal times the later arrival counts.
+fn last_event_name(history: &History) -> Option<&'static str> {
+    let mut newest: Option<PastEvent> = None;
+    for event in history.newest_first() {
+        if newest.is_none_or(|newest| event.happened_at > newest.happened_at) {
+            newest = Some(event);
+        }
+    }
+    newest.map(|event| event.name.as_str())
 }
 
 /// Since when a limit is what it is: the last change, or else when it was first reported.

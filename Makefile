@@ -1,8 +1,17 @@
 # What people type. `make test` is what CI runs.
 
-export PATH := $(CURDIR)/target/tools/usr/sbin:$(CURDIR)/target/tools/usr/bin:$(PATH)
+export PATH := $(CURDIR)/target/tools/usr/sbin:$(CURDIR)/target/tools/usr/bin:$(CURDIR)/target/tools/cargo/bin:$(PATH)
 
-.PHONY: run demo setup test test-browser test-dashboards lint golden soak fuzz deny attacks bench bench-build
+.PHONY: run demo image deb dist setup test test-browser test-dashboards test-packages lint golden soak fuzz deny attacks bench bench-build
+
+# Tools of cargo are built to be there soon, and not to be fast.
+TOOLS = target/tools/cargo/bin
+$(TOOLS)/cargo-deny: WHICH = --version 0.20.2 --no-default-features
+$(TOOLS)/cargo-deb: WHICH = --version 3.8.0
+$(TOOLS)/cargo-cyclonedx: WHICH = --version 0.5.9
+$(TOOLS)/cargo-%:
+	CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_LTO=off \
+	    cargo install --quiet --locked $(WHICH) --root target/tools/cargo $(@F)
 
 run: ## builds the exporter and starts it on loopback for all providers without secrets, with its storage in ./data
 	@cargo build --release --locked --bins --example webhooks
@@ -13,6 +22,17 @@ run: ## builds the exporter and starts it on loopback for all providers without 
 demo: setup ## the exporter, Prometheus and Alertmanager on this machine, and a line that makes an alert
 	@cargo build --release --locked --bins
 	@exec deploy/demo
+
+image: ## builds the image by buildah
+	deploy/image/build
+
+deb: $(TOOLS)/cargo-deb ## builds the Debian package in target/dist
+	mkdir -p target/dist
+	deploy/debian/build target/dist
+
+dist: $(TOOLS)/cargo-deb $(TOOLS)/cargo-cyclonedx ## the image, the Debian package, manifests and SBOM, with checksums, in target/dist
+	tests/setup packages
+	deploy/dist
 
 setup: ## gets what the tests need
 	@tests/setup
@@ -29,11 +49,15 @@ test: setup lint ## everything: format, lints, documentation, tests
 	cargo build --release --locked --bins --examples
 	cargo test --locked
 	tests/alerts/check
+	tests/kubernetes/check
 	tests/fifth-provider
 
 test-browser: ## reads the status page in Chromium; see the pictures in target/browser
 	cargo build --release --locked --bins
 	tests/browser/check
+
+test-packages: dist ## runs the image, and installs, upgrades and removes the Debian package
+	tests/packages/check
 
 test-dashboards: setup ## draws the dashboards with Grafana's libraries; see the pictures in target/dashboards
 	cargo build --release --locked --bins
@@ -51,15 +75,9 @@ fuzz: ## runs each fuzz target for a minute; make fuzz FUZZ_SECONDS=600 for ten
 	tests/setup fuzz
 	FUZZ_SECONDS=$(or $(FUZZ_SECONDS),60) tests/fuzz
 
-# It is built to be there soon, and not to be fast.
-CARGO_DENY = target/tools/cargo/bin/cargo-deny
-$(CARGO_DENY):
-	CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_LTO=off \
-	    cargo install --quiet --locked --version 0.20.2 --no-default-features --root target/tools/cargo cargo-deny
-
-deny: $(CARGO_DENY) ## checks licences, sources and banned crates by deny.toml
+deny: $(TOOLS)/cargo-deny ## checks licences, sources and banned crates by deny.toml
 	for package in . benches fuzz; do \
-	    $(CARGO_DENY) --manifest-path $$package/Cargo.toml --locked --config deny.toml \
+	    $(TOOLS)/cargo-deny --manifest-path $$package/Cargo.toml --locked --config deny.toml \
 	        check --allow license-exception-not-encountered bans licenses sources || exit; \
 	done
 

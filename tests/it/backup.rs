@@ -1,4 +1,4 @@
-//! Backup and restore, as the README says.
+//! Backup and restore, as `docs/deployment.md` says.
 
 use std::{fs, path::Path, process::Command};
 
@@ -14,9 +14,9 @@ const WAL: &str = "whatsapp-quality-exporter.db-wal";
 const CHANGED: &str = "whatsapp_phone_number_messaging_limit_changed_timestamp_seconds";
 
 #[test]
-fn backup_is_made_and_restored_by_the_readmes_commands() {
-    let readme = fixture("../README.md");
-    let [commands] = blocks(section(&readme, "Backup and restore"), "sh")
+fn backup_is_made_and_restored_by_the_documented_commands() {
+    let page = fixture("../docs/deployment.md");
+    let [commands] = blocks(section(&page, "Backup and restore"), "sh")
         .try_into()
         .unwrap();
     let (backup, restore) = commands.split_once('\n').unwrap();

@@ -1,4 +1,4 @@
-//! The README, typed as it is written. Its first alert and its backup are in files of their own.
+//! The README, typed as it is written. Its first alert is in a file of its own.
 
 use std::{
     collections::BTreeMap,

@@ -41,4 +41,5 @@ mod systemd;
 mod tls;
 mod toolkit;
 mod verbs;
+mod victoria;
 mod webhook;

@@ -47,7 +47,8 @@ pub struct Provider {
     /// Whether a `GET` with `hub.challenge` asks for proof that the endpoint is the operator's
     /// (Meta's "Verification Requests").
     pub handshake: bool,
-    /// What to enter in its console, in Markdown; `HOST` stands for the webhook listener's address.
+    /// What to do in its console, how it repeats, and what it does not send, in Markdown; `HOST` stands
+    /// for the webhook listener's address.
     pub setup: &'static str,
     /// A delivery as the provider documents it.
     pub example: Example,

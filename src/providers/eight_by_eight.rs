@@ -17,9 +17,7 @@ const EVENT_TYPE: &str = "phone_number_quality_update";
 pub(super) static PROVIDER: Provider = Provider {
     name: ProviderName::new("8x8"),
     title: "8x8",
-    setup: "Webhook URL `https://HOST/webhooks/8x8`, and a token of your choice as its \
-            `Authorization` header. 8x8 repeats what was not answered 200 after 1, 10, 30 and 90 \
-            seconds, and then gives up.",
+    setup: include_str!("eight_by_eight.md"),
     example: Example::Json(
         r#"{"eventId":"0f88f5c4-fae7-4dcf-8ff2-b2990133edea","timestamp":"2025-01-01T00:00:00.00Z","businessAccountId":"950523421983857","eventType":"phone_number_quality_update","eventDetails":{"displayPhoneNumber":"15550783882","meta":{"event":"UPGRADE","currentLimit":"TIER_10K","oldLimit":"TIER_1K"}}}"#,
     ),

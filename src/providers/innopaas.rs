@@ -15,7 +15,7 @@ const TYPE: &str = "whatsapp_phone_number_quality_update";
 pub(super) static PROVIDER: Provider = Provider {
     name: ProviderName::new("innopaas"),
     title: "InnoPaaS",
-    setup: "Webhook URL `https://HOST/webhooks/innopaas/TOKEN`. InnoPaaS documents no repetition.",
+    setup: include_str!("innopaas.md"),
     example: Example::Json(
         r#"{"id":"fd201190-50dc-4151-baec-1d16c8a704e1","type":"whatsapp_phone_number_quality_update","eventTime":"2023-10-16T13:04:57.644Z","body":{"messageLimit":"Unlimited","event":"THROUGHPUT_UPGRADE","displayPhoneNumber":"8613800000000","wabaId":"110129500080569"}}"#,
     ),

@@ -19,10 +19,7 @@ pub(super) static PROVIDER: Provider = Provider {
     name: ProviderName::new("kaleyra"),
     title: "Kaleyra",
     methods: &[Method::GET, Method::POST],
-    setup: "Webhook URL `https://HOST/webhooks/kaleyra/TOKEN?display_phone_number=\
-            <display_phone_number>&event=<event>&current_limit=<current_limit>`; a callback profile \
-            may post the same names as JSON or as a form. Kaleyra sends neither an id nor a time, so \
-            each delivery counts, and documents no repetition.",
+    setup: include_str!("kaleyra.md"),
     example: Example::Query(
         "display_phone_number=16505551111&event=FLAGGED&current_limit=TIER_10K",
     ),

@@ -23,11 +23,7 @@ pub(super) static PROVIDER: Provider = Provider {
         prefix: "sha256=",
     },
     handshake: true,
-    setup: "App dashboard → WhatsApp → Configuration: callback URL `https://HOST/webhooks/meta` and \
-            your verify token; subscribe to the fields `phone_number_quality_update` and \
-            `business_capability_update`, and subscribe the app to each account \
-            (`POST /WABA_ID/subscribed_apps`). The app secret is in App settings → Basic. Meta \
-            repeats what was not answered 200 for up to 7 days.",
+    setup: include_str!("meta.md"),
     example: Example::Json(
         r#"{"object":"whatsapp_business_account","entry":[{"id":"102290129340398","time":1748454394,"changes":[{"field":"phone_number_quality_update","value":{"display_phone_number":"15550783881","event":"DOWNGRADE","old_limit":"TIER_10K","current_limit":"TIER_1K"}}]}]}"#,
     ),

@@ -172,7 +172,8 @@ fn golden_reference_of_the_providers() {
             .collect();
         page.push_str(&format!(
             "\n## {}\n\n{}\n\n",
-            provider.title, provider.setup
+            provider.title,
+            provider.setup.trim_end()
         ));
         page.push_str(&format!(
             "- Path: `/webhooks/{name}`, by {}; label `provider=\"{name}\"`\n",

@@ -14,6 +14,7 @@ mod api;
 mod authenticate;
 mod body;
 mod connection;
+mod documents;
 mod find;
 mod limits;
 mod negotiate;

@@ -7,6 +7,7 @@ use super::{
     answer::PieceMaker,
     api::{self, BadQuery},
     body::drain_body,
+    documents::document,
     error, find, json, lacks_host, method_not_allowed, not_found,
     pages::Pages,
     scrape::{Scrapes, too_many_requests},
@@ -35,6 +36,10 @@ pub const ROUTES: &[Route] = &[
     Route {
         path: "/accounts/{provider}/{waba_id}",
         action: Action::Page(Pages::account),
+    },
+    Route {
+        path: "/docs/{page}",
+        action: Action::Document,
     },
     Route {
         path: "/-/healthy",
@@ -112,6 +117,8 @@ enum Action {
     Index,
     /// A page about what the path names.
     Page(fn(&Pages, &[&str]) -> Answer),
+    /// A page of the documentation.
+    Document,
     Healthy,
     Ready,
     /// By `POST` or `PUT`, as in Prometheus.
@@ -332,6 +339,10 @@ impl Handler for Web {
                     write(pages, &segments)
                 };
                 self.page(write).await
+            }
+            Some(Action::Document) => {
+                let segments = segments.unwrap_or_default();
+                document(segments.first().copied().unwrap_or_default())
             }
             Some(Action::Healthy) => answer(StatusCode::OK, PLAIN, "healthy\n"),
             Some(Action::Ready) => self.ready(),

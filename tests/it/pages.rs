@@ -1,11 +1,13 @@
 //! The status page and the pages of numbers and accounts, as they are sent. What a person reads of
 //! them in a browser: `tests/browser`.
 
+use std::collections::BTreeSet;
+
 use aws_lc_rs::digest;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::json;
 
-use crate::support::{Exporter, request, sign};
+use crate::support::{Exporter, fixture, request, sign};
 
 const HOUR_AGO: u64 = 3600;
 
@@ -239,6 +241,28 @@ fn numbers_and_accounts_have_pages_of_their_own() {
         "/numbers/meta/1",
         "/accounts/",
     ] {
+        assert_eq!(exporter.get(path).status, 404, "{path}");
+    }
+}
+
+#[test]
+fn documentation_of_this_version_is_linked() {
+    let storage = tempfile::tempdir().unwrap();
+    let exporter = Exporter::start(storage.path(), &[]);
+    let page = get(&exporter, "/");
+    let links = page.split("href=\"/docs/").skip(1);
+    let names: BTreeSet<_> = links.map(|link| link.split_once('"').unwrap().0).collect();
+    assert!(names.len() > 5, "{names:?}");
+    for name in names {
+        let document = exporter.get(&format!("/docs/{name}"));
+        assert_eq!(document.status, 200, "{name}");
+        assert_eq!(
+            document.headers["content-type"],
+            "text/plain; charset=utf-8"
+        );
+        assert_eq!(document.text(), fixture(&format!("../docs/{name}")));
+    }
+    for path in ["/docs/", "/docs/none.md", "/docs/..%2FCargo.toml"] {
         assert_eq!(exporter.get(path).status, 404, "{path}");
     }
 }

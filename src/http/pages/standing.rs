@@ -88,7 +88,7 @@ impl Standing {
             "Enter the URL in its console, and try it with whatsapp-quality-exporter send.".into()
         } else if self.last_change.is_none() {
             "Webhooks come, but none that changes a quality or a limit: subscribe to the fields that \
-             docs/providers.md names."
+             the documentation of the providers names."
                 .into()
         } else {
             "nothing".into()

@@ -24,9 +24,11 @@ demo: setup ## the exporter, Prometheus and Alertmanager on this machine, and a 
 	@exec deploy/demo
 
 image: ## builds the image by buildah
+	tests/setup packages
 	deploy/image/build
 
 deb: $(TOOLS)/cargo-deb ## builds the Debian package in target/dist
+	tests/setup packages
 	mkdir -p target/dist
 	deploy/debian/build target/dist
 

@@ -169,10 +169,10 @@ impl Store for Sqlite {
         self.connection
             .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)
             .map_err(failed)?;
-        // The rows that a thousand busy numbers take in turn fit into a cache of 4 MiB.
+        // The rows that a thousand busy numbers take in turn fit into a cache of 8 MiB.
         self.connection
             .execute_batch(
-                "PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 0; PRAGMA cache_size = -4096; \
+                "PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 0; PRAGMA cache_size = -8192; \
                  PRAGMA secure_delete = ON;",
             )
             .map_err(failed)?;

@@ -8,8 +8,8 @@ pub(super) fn decode(text: &str) -> Result<Vec<u8>, DecodeError> {
     STANDARD.decode(text)
 }
 
-/// As a string that is JSON already: serde_json would look at each character for what to escape,
-/// which takes longer than all the rest of a document.
+/// As a string that is JSON already: serde_json would look at each character for what to escape, and
+/// these strings are most of a document.
 pub(super) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
     let length = bytes.len().div_ceil(3) * 4 + 2;
     let mut json = String::with_capacity(length);

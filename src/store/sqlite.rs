@@ -169,7 +169,7 @@ impl Store for Sqlite {
         self.connection
             .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)
             .map_err(failed)?;
-        // The rows that a thousand busy numbers take in turn fit into a cache of 8 MiB.
+        // Into SQLite's own 2 MB the rows that a thousand busy numbers take in turn do not fit.
         self.connection
             .execute_batch(
                 "PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 0; PRAGMA cache_size = -8192; \

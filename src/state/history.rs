@@ -20,7 +20,8 @@ pub struct PastEvent {
     pub happened_at: Timestamp,
     /// When this exporter accepted it. A history keeps milliseconds.
     pub accepted_at: Timestamp,
-    /// The limit that it reported; `None` where it reported none.
+    /// The limit that it reported; `None` where it reported none. A history keeps limits up to 2^128,
+    /// and a greater one, which no provider documents, as 2^128.
     pub limit: Option<MessagingLimit>,
 }
 
@@ -91,7 +92,7 @@ impl Stored {
             limit: match event.limit {
                 None => 0,
                 Some(MessagingLimit::UNLIMITED) => 1,
-                Some(limit) => limit.as_f64() as u128 + 2,
+                Some(limit) => (limit.as_f64() as u128).saturating_add(2),
             },
         }
     }
@@ -165,6 +166,19 @@ mod tests {
 
         let stored = serde_json::to_string(&history).unwrap();
         assert_eq!(serde_json::from_str::<History>(&stored).unwrap(), history);
+    }
+
+    #[test]
+    fn greatest_limit_is_kept_as_a_limit() {
+        let mut history = History::default();
+        history.add(&PastEvent {
+            name: EventName::Capability,
+            happened_at: Timestamp::from_unix_seconds(1).unwrap(),
+            accepted_at: Timestamp::from_unix_seconds(2).unwrap(),
+            limit: MessagingLimit::from_number(f64::MAX),
+        });
+        let event = history.newest_first().next().unwrap();
+        assert_eq!(event.limit, MessagingLimit::from_number(2_f64.powi(128)));
     }
 
     #[test]

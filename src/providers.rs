@@ -4,16 +4,22 @@
 //! of fixtures. Routes, flags, label values, metrics that exist from the start, authentication and
 //! documentation derive from that list. Nothing here does I/O.
 
+mod envelope;
+mod form;
+mod health;
 mod json;
 mod quality;
 mod sample;
+mod shape;
+mod sns;
 
 use std::fmt;
 
 use hyper::Method;
 use smallvec::SmallVec;
 
-use crate::domain::{Change, InvalidKey, ProviderName};
+use crate::domain::{Change, InvalidKey, ProviderName, Timestamp};
+use shape::Shape;
 
 pub use sample::{Message, Sample, SampleKind};
 
@@ -32,6 +38,15 @@ providers! {
     eight_by_eight,
     innopaas,
     kaleyra,
+    relay,
+    wati,
+    nxcloud,
+    ycloud,
+    gupshup,
+    telnyx,
+    zernio,
+    acl,
+    aws,
 }
 
 /// One sender of webhooks.
@@ -52,32 +67,52 @@ pub struct Provider {
     pub setup: &'static str,
     /// A delivery as the provider documents it.
     pub example: Example,
+    /// The kinds of change that it sends, where they are read by their shapes.
+    shapes: &'static [Shape],
     /// Writes a delivery as the provider documents it; `None` where it documents none of that kind.
-    pub write: fn(&Sample) -> Option<Message>,
-    /// Reads a delivery of the provider of this name.
-    read: fn(ProviderName, &Delivery<'_>) -> Result<Parsed, ParseError>,
+    write: fn(&Self, &Sample) -> Option<Message>,
+    /// Reads a delivery.
+    read: fn(&Self, &Delivery<'_>) -> Result<Parsed, ParseError>,
 }
 
 /// How a delivery proves that it is the provider's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Proof {
-    /// An HMAC-SHA256 over the raw body, in hex digits after a prefix, with a secret that the
-    /// provider gives the operator.
-    Hmac {
-        /// The header that holds it, in lower case.
-        header: &'static str,
-        /// What stands before the digits.
-        prefix: &'static str,
-    },
-    /// A token of the operator's choice, in `Authorization` or as the last segment of the path.
+    /// By a signature.
+    Signature(Signature),
+    /// By a token of the operator's choice, in `Authorization` or as the last segment of the path.
     Token,
+    /// By either of them.
+    SignatureOrToken(Signature),
+}
+
+/// An HMAC-SHA256 in hex digits, with a secret that the provider and the operator share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Signature {
+    /// The header that holds it, in lower case.
+    pub header: &'static str,
+    /// How it stands there, and what is signed.
+    pub form: SignatureForm,
+    /// The kind of the secret.
+    pub secret: SecretKind,
+}
+
+/// How a signature stands in its header, and what is signed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SignatureForm {
+    /// The digits after this prefix; the raw body is signed.
+    Prefixed(&'static str),
+    /// `t=SECONDS,s=DIGITS`; the text `SECONDS.BODY` is signed.
+    Timed,
 }
 
 /// What a secret is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SecretKind {
-    /// With it the provider signs its webhooks.
+    /// With it Meta signs its webhooks.
     AppSecret,
+    /// With it another provider signs its webhooks.
+    SigningSecret,
     /// It proves a webhook.
     Token,
     /// With it a handshake asks; it proves no webhook.
@@ -119,6 +154,8 @@ pub struct Parsed {
     pub invalid: u64,
     /// Why the first of those is not.
     pub first_invalid: Option<InvalidChange>,
+    /// An address of the provider that a person must open once, before it delivers anything.
+    pub subscribe_url: Option<String>,
 }
 
 /// Why a change cannot be used; the sender is at fault.
@@ -170,6 +207,14 @@ impl Parsed {
         self.first_invalid.get_or_insert(reason);
     }
 
+    /// The same, or [`Parsed::nothing`] where it is empty.
+    fn or_nothing(self) -> Self {
+        match self == Self::default() {
+            true => Self::nothing(),
+            false => self,
+        }
+    }
+
     /// A delivery that holds nothing of interest.
     fn nothing() -> Self {
         Self {
@@ -196,9 +241,15 @@ impl Provider {
         handshake: false,
         setup: "",
         example: Example::Json(""),
-        write: |_| None,
-        read: |_, _| Ok(Parsed::nothing()),
+        shapes: &[],
+        write: shape::write,
+        read: shape::read,
     };
+
+    /// Writes a delivery as the provider documents it; `None` where it documents none of that kind.
+    pub fn write(&self, sample: &Sample) -> Option<Message> {
+        (self.write)(self, sample)
+    }
 
     /// Reads a delivery. Pure: the same bytes give the same answer.
     ///
@@ -207,17 +258,60 @@ impl Provider {
     /// Only where the request is not what the provider sends at all; one bad change among good ones
     /// is counted in [`Parsed`].
     pub fn parse(&self, delivery: &Delivery<'_>) -> Result<Parsed, ParseError> {
-        (self.read)(self.name, delivery)
+        (self.read)(self, delivery)
     }
 
-    /// The secrets that the operator shares with it; the first proves webhooks.
+    /// The secrets that the operator shares with it; each but a verify token proves webhooks.
     pub fn secrets(&self) -> impl Iterator<Item = SecretKind> {
-        let proving = match self.proof {
-            Proof::Hmac { .. } => SecretKind::AppSecret,
-            Proof::Token => SecretKind::Token,
-        };
+        let signing = self.proof.signature().map(|signature| signature.secret);
+        let token = self.proof.takes_token().then_some(SecretKind::Token);
         let asking = self.handshake.then_some(SecretKind::VerifyToken);
-        std::iter::once(proving).chain(asking)
+        [signing, token, asking].into_iter().flatten()
+    }
+}
+
+impl Proof {
+    /// The signature, where one proves a delivery.
+    pub const fn signature(&self) -> Option<&Signature> {
+        match self {
+            Self::Signature(signature) | Self::SignatureOrToken(signature) => Some(signature),
+            Self::Token => None,
+        }
+    }
+
+    /// Whether a token proves a delivery.
+    pub const fn takes_token(&self) -> bool {
+        matches!(self, Self::Token | Self::SignatureOrToken(_))
+    }
+}
+
+impl SignatureForm {
+    /// What is signed before the body, and the hex digits; `None` where the value is not of this
+    /// form.
+    pub(crate) fn read(self, value: &[u8]) -> Option<(Vec<u8>, &[u8])> {
+        match self {
+            Self::Prefixed(prefix) => Some((Vec::new(), value.strip_prefix(prefix.as_bytes())?)),
+            Self::Timed => {
+                let mut parts = value.split(|byte| *byte == b',');
+                let seconds = parts.next()?.strip_prefix(b"t=")?;
+                let digits = parts.next()?.strip_prefix(b"s=")?;
+                let is_time = !seconds.is_empty() && seconds.iter().all(u8::is_ascii_digit);
+                (is_time && parts.next().is_none()).then(|| ([seconds, b"."].concat(), digits))
+            }
+        }
+    }
+
+    /// What is signed before the body, and the value of the header with these digits.
+    pub(crate) fn write(self, at: Timestamp) -> (String, impl Fn(&str) -> String) {
+        let seconds = at.as_seconds().trunc() as u64;
+        let signed = match self {
+            Self::Prefixed(_) => String::new(),
+            Self::Timed => format!("{seconds}."),
+        };
+        (signed, move |digits: &str| match self {
+            Self::Prefixed(prefix) => format!("{prefix}{digits}"),
+            Self::Timed => format!("t={seconds},s={digits}"),
+        })
     }
 }
 

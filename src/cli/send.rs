@@ -4,7 +4,7 @@ use std::{io::Write, path::PathBuf, time::SystemTime};
 
 use aws_lc_rs::hmac;
 use clap::{Arg, ArgMatches, Command, value_parser};
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::ExposeSecret;
 use ureq::http::{Method, Request};
 
 use super::{
@@ -13,9 +13,9 @@ use super::{
     given, option, print,
 };
 use crate::{
-    config::{SecretPlace, SecretSource, Secrets},
+    config::{Secret, SecretPlace, SecretSource, Secrets},
     domain::{EventKind, MessagingLimit, PhoneNumber, Timestamp, WabaId},
-    providers::{self, Message, Proof, Provider, Sample, SampleKind, SecretKind},
+    providers::{self, Message, Provider, Sample, SampleKind, SecretKind},
 };
 
 pub(super) const VERB: Verb = Verb { command, run };
@@ -23,8 +23,9 @@ pub(super) const VERB: Verb = Verb { command, run };
 /// The word for an account's limit in the place of an event.
 const CAPABILITY: &str = "capability";
 /// The flags that name a file with a secret, and the kind of each.
-const SECRET_FLAGS: [(&str, SecretKind); 2] = [
+const SECRET_FLAGS: [(&str, SecretKind); 3] = [
     ("app-secret-file", SecretKind::AppSecret),
+    ("secret-file", SecretKind::SigningSecret),
     ("token-file", SecretKind::Token),
 ];
 
@@ -85,7 +86,8 @@ fn command() -> Command {
                 .default_value("http://127.0.0.1:10878"),
         )
         .arg(secret(SECRET_FLAGS[0], "file with the app secret that signs the webhook"))
-        .arg(secret(SECRET_FLAGS[1], "file with the token that proves the webhook"))
+        .arg(secret(SECRET_FLAGS[1], "file with the endpoint's secret that signs the webhook"))
+        .arg(secret(SECRET_FLAGS[2], "file with the token that proves the webhook"))
 }
 
 fn run(matches: &ArgMatches, output: &mut dyn Write) -> Result<(), String> {
@@ -173,48 +175,50 @@ fn message(provider: &Provider, matches: &ArgMatches) -> Result<Message, String>
             .copied()
             .unwrap_or_else(|| SystemTime::now().into()),
     };
-    (provider.write)(&sample).ok_or_else(|| {
-        format!(
-            "{} documents no webhook of an account's limit",
-            provider.title
-        )
-    })
+    provider
+        .write(&sample)
+        .ok_or_else(|| format!("{} documents no webhook of that kind", provider.title))
 }
 
 /// The first secret that is given and proves the provider's webhooks.
-fn secret(provider: &Provider, matches: &ArgMatches) -> Result<Option<SecretString>, String> {
+fn secret(provider: &Provider, matches: &ArgMatches) -> Result<Option<Secret>, String> {
     let mut sources = Vec::new();
-    let kind = provider.secrets().next().unwrap_or(SecretKind::Token);
-    let source = |place| SecretSource {
+    let is_proving = |kind: &SecretKind| *kind != SecretKind::VerifyToken;
+    let kinds: Vec<_> = provider.secrets().filter(is_proving).collect();
+    let source = |kind, place| SecretSource {
         provider: provider.name,
         kind,
         place,
     };
-    for (flag, of) in SECRET_FLAGS {
+    for (flag, kind) in SECRET_FLAGS {
         let Some(path) = given::<PathBuf>(matches, flag) else {
             continue;
         };
-        if of != kind {
+        if !kinds.contains(&kind) {
             return Err(format!(
                 "--{flag} is not how {} proves its webhooks",
                 provider.title
             ));
         }
-        sources.push(source(SecretPlace::File {
+        let place = SecretPlace::File {
             flag: flag.into(),
             path: path.clone(),
-        }));
+        };
+        sources.push(source(kind, place));
     }
-    sources.push(source(SecretPlace::Variable(kind.variable(provider.name))));
+    for kind in kinds {
+        let variable = SecretPlace::Variable(kind.variable(provider.name));
+        sources.push(source(kind, variable));
+    }
     let secrets = Secrets::read(&sources).map_err(|error| error.to_string())?;
-    Ok(secrets.proving(provider.name).next().cloned())
+    Ok(secrets.into_proving(provider.name))
 }
 
 fn request(
     provider: &Provider,
     url: &str,
     message: Message,
-    secret: Option<&SecretString>,
+    secret: Option<&Secret>,
 ) -> ureq::http::Result<Request<String>> {
     let (method, url, body) = match message {
         Message::Query(query) => (Method::GET, format!("{url}?{query}"), String::new()),
@@ -225,15 +229,16 @@ fn request(
         request = request.header("Content-Type", "application/json");
     }
     if let Some(secret) = secret {
-        let secret = secret.expose_secret();
-        request = match provider.proof {
-            Proof::Hmac { header, prefix } => {
-                let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
-                let signature = hmac::sign(&key, body.as_bytes());
-                let digits = base16ct::lower::encode_string(signature.as_ref());
-                request.header(header, format!("{prefix}{digits}"))
+        let text = secret.value.expose_secret();
+        request = match provider.proof.signature() {
+            Some(signature) if signature.secret == secret.kind => {
+                let (before, header) = signature.form.write(SystemTime::now().into());
+                let key = hmac::Key::new(hmac::HMAC_SHA256, text.as_bytes());
+                let signed = hmac::sign(&key, (before + &body).as_bytes());
+                let digits = base16ct::lower::encode_string(signed.as_ref());
+                request.header(signature.header, header(&digits))
             }
-            Proof::Token => request.header("Authorization", format!("Bearer {secret}")),
+            _ => request.header("Authorization", format!("Bearer {text}")),
         };
     }
     request.body(body)

@@ -143,12 +143,18 @@ impl Secrets {
     }
 
     /// The secrets of a provider that prove its webhooks.
-    pub fn proving(&self, provider: ProviderName) -> impl Iterator<Item = &SecretString> {
+    pub fn proving(&self, provider: ProviderName) -> impl Iterator<Item = &Secret> {
         self.of(provider, |kind| kind != SecretKind::VerifyToken)
     }
 
+    /// The first secret of a provider that proves its webhooks.
+    pub(crate) fn into_proving(self, provider: ProviderName) -> Option<Secret> {
+        let mut all = self.all.into_iter();
+        all.find(|secret| secret.provider == provider && secret.kind != SecretKind::VerifyToken)
+    }
+
     /// The tokens of a provider's handshake.
-    pub fn verify_tokens(&self, provider: ProviderName) -> impl Iterator<Item = &SecretString> {
+    pub fn verify_tokens(&self, provider: ProviderName) -> impl Iterator<Item = &Secret> {
         self.of(provider, |kind| kind == SecretKind::VerifyToken)
     }
 
@@ -156,9 +162,9 @@ impl Secrets {
         &self,
         provider: ProviderName,
         is_wanted: fn(SecretKind) -> bool,
-    ) -> impl Iterator<Item = &SecretString> {
+    ) -> impl Iterator<Item = &Secret> {
         let of = move |secret: &&Secret| secret.provider == provider && is_wanted(secret.kind);
-        self.all.iter().filter(of).map(|secret| &secret.value)
+        self.all.iter().filter(of)
     }
 }
 
@@ -204,6 +210,7 @@ impl SecretKind {
     fn name(self) -> &'static str {
         match self {
             Self::AppSecret => "app-secret",
+            Self::SigningSecret => "secret",
             Self::VerifyToken => "verify-token",
             Self::Token => "token",
         }
@@ -213,6 +220,9 @@ impl SecretKind {
     pub(crate) fn help(self) -> &'static str {
         match self {
             Self::AppSecret => "file with an app secret, which signs the webhooks (repeatable)",
+            Self::SigningSecret => {
+                "file with the endpoint's secret, which signs the webhooks (repeatable)"
+            }
             Self::VerifyToken => "file with a token for the handshake (repeatable)",
             Self::Token => {
                 "file with a token, sent in Authorization or as the last path segment (repeatable)"

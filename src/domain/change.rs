@@ -7,7 +7,11 @@ use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;
 use unicode_properties::{GeneralCategory, UnicodeGeneralCategory};
 
-use super::{AccountKey, EventKind, MessagingLimit, PhoneNumber, Timestamp};
+use super::{
+    AccountEvent, AccountKey, AlertSeverity, BanState, EventKind, MessagingLimit, PhoneNumber,
+    QualityRating, Restriction, RestrictionEnd, TemplateEvent, TemplateId, TemplateQuality,
+    Timestamp, vocabulary::vocabulary,
+};
 
 /// What one change of a webhook says.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,19 +35,51 @@ pub enum ChangeKind {
     PhoneNumberQuality {
         /// The number.
         phone_number: PhoneNumber,
-        /// The event.
-        event: EventKind,
+        /// The event; `None` where the provider only observed the number's state.
+        event: Option<EventKind>,
         /// The limit that it carries, where that is usable.
         limit: Option<ReportedLimit>,
         /// The limit before, as the provider knows it.
         old_limit: Option<MessagingLimit>,
+        /// The rating, where one is reported; within, `None` where the number has no rating.
+        rating: Option<Option<QualityRating>>,
     },
     /// What an account may do (Meta's `business_capability_update`).
     AccountCapability {
+        /// The event of its limit; `None` where the provider names none, as Meta.
+        event: Option<EventKind>,
         /// The portfolio's limit, where it carries a usable one.
         limit: Option<MessagingLimit>,
+        /// The limit before, as the provider knows it.
+        old_limit: Option<MessagingLimit>,
         /// How many phone numbers there may be.
         max_phone_numbers: MaxPhoneNumbers,
+    },
+    /// An event of an account (Meta's `account_update`).
+    Account {
+        /// The event.
+        event: AccountEvent,
+        /// What is restricted until when; empty where all restrictions are lifted, `None` where
+        /// nothing is said of them.
+        restrictions: Option<Vec<(Restriction, RestrictionEnd)>>,
+        /// Whether the account is disabled.
+        ban_state: Option<BanState>,
+    },
+    /// An alert about an account (Meta's `account_alerts`).
+    AccountAlert(AlertSeverity),
+    /// What became of a template (Meta's `message_template_status_update`).
+    TemplateStatus {
+        /// The template; `None` where nothing names it.
+        template: Option<TemplateId>,
+        /// The event.
+        event: TemplateEvent,
+    },
+    /// The quality of a template (Meta's `message_template_quality_update`).
+    TemplateQuality {
+        /// The template; `None` where nothing names it.
+        template: Option<TemplateId>,
+        /// The new quality.
+        quality: TemplateQuality,
     },
 }
 
@@ -74,13 +110,26 @@ pub struct UnknownValue {
     pub value: SmolStr,
 }
 
-/// Where an unknown value stood.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum UnknownField {
-    /// In the place of an event's name.
-    Event,
-    /// In the place of a limit.
-    Limit,
+vocabulary! {
+    /// Where an unknown value stood.
+    UnknownField {
+        /// In the place of a quality event's name.
+        Event = "event",
+        /// In the place of a limit.
+        Limit = "limit",
+        /// In the place of an account event's name.
+        AccountEvent = "account_event",
+        /// In the place of a restriction's type.
+        Restriction = "restriction",
+        /// In the place of an account's ban state.
+        BanState = "ban_state",
+        /// In the place of an alert's severity.
+        Severity = "severity",
+        /// In the place of a template event's name.
+        TemplateEvent = "template_event",
+        /// In the place of a template's quality.
+        Quality = "quality",
+    }
 }
 
 /// How many phone numbers there may be. Meta sends one scope or the other, never both.
@@ -119,16 +168,6 @@ impl UnknownValue {
             .map(|c| if is_number && c.is_numeric() { '*' } else { c })
             .collect();
         Self { field, value }
-    }
-}
-
-impl UnknownField {
-    /// The value of the label `field`.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Event => "event",
-            Self::Limit => "limit",
-        }
     }
 }
 

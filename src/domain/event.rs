@@ -1,64 +1,38 @@
 //! The kinds of phone number quality event.
 
-use serde::{Deserialize, Serialize};
+use super::{
+    AccountEvent, AlertSeverity, Direction,
+    vocabulary::{Vocabulary, vocabulary},
+};
 
-use super::Direction;
-
-/// The kinds of phone number quality event.
-///
-/// Source: Meta's reference of the `phone_number_quality_update` webhook. Meta itself has
-/// documented only `ONBOARDING` and `THROUGHPUT_UPGRADE` since October 2025; resellers still
-/// document all six.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-pub enum EventKind {
-    /// The limit was lowered after a flagged week.
-    Downgrade,
-    /// The quality rating is low; the limit may fall.
-    Flagged,
-    /// The number was registered.
-    Onboarding,
-    /// The number may send at the higher throughput.
-    ThroughputUpgrade,
-    /// The quality rating recovered.
-    Unflagged,
-    /// The limit was raised.
-    Upgrade,
-    /// A name this version does not know, or none.
-    Unknown,
+vocabulary! {
+    /// The kinds of phone number quality event.
+    ///
+    /// Source: Meta's reference of the `phone_number_quality_update` webhook. Meta itself has
+    /// documented only `ONBOARDING` and `THROUGHPUT_UPGRADE` since October 2025; resellers still
+    /// document all six.
+    EventKind {
+        /// The limit was lowered after a flagged week.
+        Downgrade = "DOWNGRADE",
+        /// The quality rating is low; the limit may fall.
+        Flagged = "FLAGGED",
+        /// The number was registered.
+        Onboarding = "ONBOARDING",
+        /// The number may send at the higher throughput.
+        ThroughputUpgrade = "THROUGHPUT_UPGRADE",
+        /// The quality rating recovered.
+        Unflagged = "UNFLAGGED",
+        /// The limit was raised.
+        Upgrade = "UPGRADE",
+        /// A name this version does not know, or none.
+        Unknown = "UNKNOWN",
+    }
 }
 
 impl EventKind {
-    /// Every kind, in the order of the label values.
-    pub const ALL: [Self; 7] = [
-        Self::Downgrade,
-        Self::Flagged,
-        Self::Onboarding,
-        Self::ThroughputUpgrade,
-        Self::Unflagged,
-        Self::Upgrade,
-        Self::Unknown,
-    ];
-
     /// Reads a name as a provider sends it; case does not matter.
     pub fn parse(name: &str) -> Self {
-        Self::ALL
-            .into_iter()
-            .find(|kind| kind.as_str().eq_ignore_ascii_case(name))
-            .unwrap_or(Self::Unknown)
-    }
-
-    /// The value of the label `event`.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Downgrade => "DOWNGRADE",
-            Self::Flagged => "FLAGGED",
-            Self::Onboarding => "ONBOARDING",
-            Self::ThroughputUpgrade => "THROUGHPUT_UPGRADE",
-            Self::Unflagged => "UNFLAGGED",
-            Self::Upgrade => "UPGRADE",
-            Self::Unknown => "UNKNOWN",
-        }
+        Self::find(name).unwrap_or(Self::Unknown)
     }
 
     /// What the event says about the flagged state, if anything.
@@ -98,11 +72,15 @@ pub enum EventName {
     Quality(EventKind),
     /// Of an account: a limit of the portfolio, or how many numbers there may be.
     Capability,
+    /// Of an account.
+    Account(AccountEvent),
+    /// An alert about an account.
+    Alert(AlertSeverity),
 }
 
 impl EventName {
     /// Every name. Databases have its place here: a further one goes to the end.
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 21] = [
         Self::Quality(EventKind::Downgrade),
         Self::Quality(EventKind::Flagged),
         Self::Quality(EventKind::Onboarding),
@@ -111,13 +89,31 @@ impl EventName {
         Self::Quality(EventKind::Upgrade),
         Self::Quality(EventKind::Unknown),
         Self::Capability,
+        Self::Account(AccountEvent::Deleted),
+        Self::Account(AccountEvent::Offboarded),
+        Self::Account(AccountEvent::Reconnected),
+        Self::Account(AccountEvent::Restriction),
+        Self::Account(AccountEvent::Violation),
+        Self::Account(AccountEvent::Disabled),
+        Self::Account(AccountEvent::Verified),
+        Self::Account(AccountEvent::Other),
+        Self::Account(AccountEvent::Unknown),
+        Self::Alert(AlertSeverity::Critical),
+        Self::Alert(AlertSeverity::Warning),
+        Self::Alert(AlertSeverity::Informational),
+        Self::Alert(AlertSeverity::Unknown),
     ];
 
-    /// Meta's name: of the event, or else of the webhook's field.
+    /// Meta's name: of the event, or else of the webhook's field, with an alert's severity.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Quality(kind) => kind.as_str(),
             Self::Capability => "business_capability_update",
+            Self::Account(event) => event.as_str(),
+            Self::Alert(AlertSeverity::Critical) => "account_alerts CRITICAL",
+            Self::Alert(AlertSeverity::Warning) => "account_alerts WARNING",
+            Self::Alert(AlertSeverity::Informational) => "account_alerts INFORMATIONAL",
+            Self::Alert(AlertSeverity::Unknown) => "account_alerts UNKNOWN",
         }
     }
 
@@ -152,16 +148,15 @@ mod tests {
     }
 
     #[test]
-    fn all_is_in_the_order_of_the_enum() {
-        for (index, kind) in EventKind::ALL.into_iter().enumerate() {
-            assert_eq!(kind as usize, index);
-        }
-    }
-
-    #[test]
     fn every_event_has_a_code_of_its_own() {
-        let names = EventKind::ALL.map(EventName::Quality);
-        for name in names.into_iter().chain([EventName::Capability]) {
+        let kinds = EventKind::ALL.map(EventName::Quality).into_iter();
+        let events = AccountEvent::ALL.map(EventName::Account).into_iter();
+        let alerts = AlertSeverity::ALL.map(EventName::Alert).into_iter();
+        let names = kinds
+            .chain([EventName::Capability])
+            .chain(events)
+            .chain(alerts);
+        for name in names {
             assert_eq!(EventName::from_code(name.code()), Some(name));
         }
     }

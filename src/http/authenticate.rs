@@ -14,9 +14,9 @@ use subtle::{Choice, ConstantTimeEq};
 
 use super::header;
 use crate::{
-    config::Secrets,
+    config::{Secret, Secrets},
     domain::{ProviderName, Timestamp},
-    providers::{Proof, Provider},
+    providers::{Provider, SecretKind, SignatureForm},
     telemetry::{Telemetry, TimeGauge},
 };
 
@@ -33,25 +33,31 @@ enum Access {
     Off,
     /// Anybody may send.
     Open,
-    /// A request must be signed with one of these keys.
-    Signed {
-        header: HeaderName,
-        prefix: &'static str,
-        keys: Vec<hmac::Key>,
-    },
-    /// A request must carry one of these tokens.
-    Token(Tokens),
+    /// A request must be signed with one of the keys, or carry one of the tokens.
+    Proven { keys: Option<Keys>, tokens: Tokens },
 }
 
-/// SHA-256 of each token: of one length, so that a comparison tells nothing of the token's.
-struct Tokens(Vec<[u8; 32]>);
+/// The keys of a provider's signatures, each with its number among the secrets, from 0.
+struct Keys {
+    header: HeaderName,
+    form: SignatureForm,
+    keys: Vec<(usize, hmac::Key)>,
+}
+
+/// SHA-256 of each token: of one length, so that a comparison tells nothing of the token's. Each has
+/// its number among the secrets, from 0.
+struct Tokens(Vec<(usize, [u8; 32])>);
 
 /// What is still to be proven once the body is there.
 pub(super) enum PendingSignature {
     /// Nothing: the request is authentic.
     None,
     /// That this signature is of the body.
-    Of([u8; 32]),
+    Of {
+        signature: [u8; 32],
+        /// What is signed before the body.
+        before: Vec<u8>,
+    },
 }
 
 /// Why a request is not authentic.
@@ -81,29 +87,35 @@ impl Authenticator {
         allow_unauthenticated: &[ProviderName],
         telemetry: &Telemetry,
     ) -> Self {
-        let proving: Vec<_> = secrets.proving(provider.name).collect();
-        let access = match provider.proof {
-            _ if proving.is_empty() && allow_unauthenticated.contains(&provider.name) => {
-                Access::Open
-            }
-            _ if proving.is_empty() => Access::Off,
-            Proof::Hmac { header, prefix } => {
-                let key = |secret: &&SecretString| {
-                    hmac::Key::new(hmac::HMAC_SHA256, secret.expose_secret().as_bytes())
-                };
-                Access::Signed {
-                    header: HeaderName::from_static(header),
-                    prefix,
-                    keys: proving.iter().map(key).collect(),
-                }
-            }
-            Proof::Token => Access::Token(Tokens::new(proving.iter().copied())),
+        let proving: Vec<_> = secrets.proving(provider.name).enumerate().collect();
+        let is_token = |secret: &Secret| secret.kind == SecretKind::Token;
+        let tokens = || {
+            proving
+                .iter()
+                .filter(|(_, secret)| is_token(secret))
+                .copied()
+        };
+        let signing = || proving.iter().filter(|(_, secret)| !is_token(secret));
+        let keys = provider.proof.signature().map(|signature| Keys {
+            header: HeaderName::from_static(signature.header),
+            form: signature.form,
+            keys: signing()
+                .map(|(number, secret)| (*number, key_of(&secret.value)))
+                .collect(),
+        });
+        let access = match proving.is_empty() {
+            true if allow_unauthenticated.contains(&provider.name) => Access::Open,
+            true => Access::Off,
+            false => Access::Proven {
+                keys: keys.filter(|keys| !keys.keys.is_empty()),
+                tokens: Tokens::new(tokens()),
+            },
         };
         let last_used = |number| telemetry.secret_last_used(provider.name, number);
         Self {
             access,
             last_used: (1..=proving.len()).map(last_used).collect(),
-            verify_tokens: Tokens::new(secrets.verify_tokens(provider.name)),
+            verify_tokens: Tokens::new(secrets.verify_tokens(provider.name).enumerate()),
         }
     }
 
@@ -119,7 +131,7 @@ impl Authenticator {
 
     /// Whether the path may end in a token.
     pub(super) fn takes_token(&self) -> bool {
-        matches!(self.access, Access::Token(_))
+        matches!(&self.access, Access::Proven { tokens, .. } if !tokens.0.is_empty())
     }
 
     /// Checks what can be known before the body is there.
@@ -131,28 +143,12 @@ impl Authenticator {
         match &self.access {
             Access::Off => Err(AuthError::Missing),
             Access::Open => Ok(PendingSignature::None),
-            Access::Signed {
-                header: name,
-                prefix,
-                ..
-            } => {
-                let mut all = headers.get_all(name).iter();
-                let given = all.next().ok_or(AuthError::Missing)?;
-                // A sender signs once. Of two signatures, a proxy may have checked the other one.
-                if all.next().is_some() {
-                    return Err(AuthError::Wrong);
+            Access::Proven { keys, tokens } => match keys {
+                Some(keys) if tokens.0.is_empty() || headers.contains_key(&keys.header) => {
+                    keys.check(headers)
                 }
-                let digits = given
-                    .as_bytes()
-                    .strip_prefix(prefix.as_bytes())
-                    .ok_or(AuthError::Wrong)?;
-                let mut signature = [0; 32];
-                match base16ct::mixed::decode(digits, &mut signature) {
-                    Ok(decoded) if decoded.len() == 32 => Ok(PendingSignature::Of(signature)),
-                    _ => Err(AuthError::Wrong),
-                }
-            }
-            Access::Token(tokens) => self.check_token(tokens, headers, path_token),
+                _ => self.check_token(tokens, headers, path_token),
+            },
         }
     }
 
@@ -187,13 +183,23 @@ impl Authenticator {
     pub(super) fn verify(&self, pending: &PendingSignature, body: &[u8]) -> Result<(), AuthError> {
         match (pending, &self.access) {
             (PendingSignature::None, _) => Ok(()),
-            (PendingSignature::Of(signature), Access::Signed { keys, .. }) => {
-                let is_signed = |key| hmac::verify(key, body, signature).is_ok();
-                let known = keys.iter().position(is_signed);
-                self.note_use(known.ok_or(AuthError::Wrong)?);
+            (
+                PendingSignature::Of { signature, before },
+                Access::Proven {
+                    keys: Some(keys), ..
+                },
+            ) => {
+                let is_signed = |(_, key): &&(usize, hmac::Key)| {
+                    let mut context = hmac::Context::with_key(key);
+                    context.update(before);
+                    context.update(body);
+                    context.sign().as_ref().ct_eq(signature).into()
+                };
+                let known = keys.keys.iter().find(is_signed);
+                self.note_use(known.ok_or(AuthError::Wrong)?.0);
                 Ok(())
             }
-            (PendingSignature::Of(_), _) => Err(AuthError::Wrong),
+            (PendingSignature::Of { .. }, _) => Err(AuthError::Wrong),
         }
     }
 
@@ -209,22 +215,47 @@ impl Authenticator {
     }
 }
 
+impl Keys {
+    fn check(&self, headers: &HeaderMap) -> Result<PendingSignature, AuthError> {
+        let mut all = headers.get_all(&self.header).iter();
+        let given = all.next().ok_or(AuthError::Missing)?;
+        // A sender signs once. Of two signatures, a proxy may have checked the other one.
+        if all.next().is_some() {
+            return Err(AuthError::Wrong);
+        }
+        let (before, digits) = self.form.read(given.as_bytes()).ok_or(AuthError::Wrong)?;
+        let mut signature = [0; 32];
+        match base16ct::mixed::decode(digits, &mut signature) {
+            Ok(decoded) if decoded.len() == 32 => Ok(PendingSignature::Of { signature, before }),
+            _ => Err(AuthError::Wrong),
+        }
+    }
+}
+
+fn key_of(secret: &SecretString) -> hmac::Key {
+    hmac::Key::new(hmac::HMAC_SHA256, secret.expose_secret().as_bytes())
+}
+
 impl Tokens {
-    fn new<'a>(tokens: impl Iterator<Item = &'a SecretString>) -> Self {
+    fn new<'a>(tokens: impl Iterator<Item = (usize, &'a Secret)>) -> Self {
+        let hash = |token: &Secret| sha256(token.value.expose_secret().as_bytes());
         Self(
             tokens
-                .map(|token| sha256(token.expose_secret().as_bytes()))
+                .map(|(number, token)| (number, hash(token)))
                 .collect(),
         )
     }
 
-    /// Which token this is. Every token is compared to its end, so that the time tells nothing of
+    /// The number of the secret that this token is. Every token is compared to its end, so that the time tells nothing of
     /// them; only a sender that has one could learn from it which of them it is.
     fn find(&self, candidate: &[u8]) -> Option<usize> {
         let candidate = sha256(candidate);
-        let matches: SmallVec<[Choice; 4]> =
-            self.0.iter().map(|token| token.ct_eq(&candidate)).collect();
-        matches.into_iter().position(bool::from)
+        let is_same = |(number, token): &(usize, [u8; 32])| (*number, token.ct_eq(&candidate));
+        let matches: SmallVec<[(usize, Choice); 4]> = self.0.iter().map(is_same).collect();
+        let mut matches = matches.into_iter();
+        matches
+            .find(|(_, is_same)| bool::from(*is_same))
+            .map(|(number, _)| number)
     }
 }
 

@@ -2,13 +2,15 @@
 
 use std::{sync::Arc, time::Instant};
 
-use smol_str::{SmolStr, ToSmolStr};
+use hashbrown::HashSet;
+use smol_str::{SmolStr, ToSmolStr, format_smolstr};
 use tracing::{info, warn};
 
 use super::{OutcomeCounts, Submission, writer::Folded};
 use crate::{
     domain::{
-        Change, ChangeKind, MessagingLimit, PhoneNumber, ProviderName, Timestamp, UnknownField,
+        AccountKey, Change, ChangeKind, EventKind, EventName, MessagingLimit, PhoneNumber,
+        ProviderName, Timestamp,
     },
     state::{Applied, Forgettable, Forgotten, Outcome},
     telemetry::{ChangeMetrics, LogLimiter, LogPermit, ProviderMetrics, Telemetry},
@@ -20,6 +22,8 @@ pub(super) struct Reporter {
     telemetry: Arc<Telemetry>,
     log_phone_numbers: bool,
     lines: LogLimiter,
+    /// Accounts of which the log said that they have too many templates of low quality.
+    full_of_templates: HashSet<AccountKey>,
 }
 
 impl Reporter {
@@ -29,6 +33,7 @@ impl Reporter {
             telemetry,
             log_phone_numbers,
             lines,
+            full_of_templates: HashSet::new(),
         }
     }
 
@@ -75,6 +80,14 @@ impl Reporter {
             return;
         };
         let provider = folded.provider.as_str();
+        if let Some(subscribe_url) = &parsed.subscribe_url
+            && let Some(LogPermit { suppressed }) = self.lines.try_line(now)
+        {
+            warn!(
+                provider,
+                subscribe_url, suppressed, "open this address once, so that the provider delivers"
+            );
+        }
         if let Some(reason) = parsed.first_invalid
             && let Some(LogPermit { suppressed }) = self.lines.try_line(now)
         {
@@ -101,6 +114,20 @@ impl Reporter {
                     "change refused: it would add a phone number or an account beyond \
                      --limits.max-phone-numbers"
                 ),
+            }
+        }
+    }
+
+    /// Logs that accounts have more templates of low quality than are remembered, of each once.
+    pub(super) fn log_full_of_templates(&mut self, accounts: &[AccountKey]) {
+        for account in accounts {
+            if self.full_of_templates.insert(account.clone()) {
+                warn!(
+                    provider = account.provider.as_str(),
+                    waba_id = account.waba_id.as_str(),
+                    "the account has more than 1000 templates of medium or low quality; \
+                     whatsapp_business_account_templates does not count those beyond"
+                );
             }
         }
     }
@@ -149,16 +176,11 @@ impl Reporter {
         outcome: &'static str,
         permit: LogPermit,
     ) {
-        let (phone_number, event) = match &change.kind {
-            ChangeKind::PhoneNumberQuality {
-                phone_number,
-                event,
-                ..
-            } => (self.shown(phone_number), event.as_str()),
-            ChangeKind::AccountCapability { .. } => {
-                (SmolStr::default(), "business_capability_update")
-            }
+        let phone_number = match &change.kind {
+            ChangeKind::PhoneNumberQuality { phone_number, .. } => self.shown(phone_number),
+            _ => SmolStr::default(),
         };
+        let event = event_of(&change.kind);
         let limit = |limit: Option<MessagingLimit>| {
             limit.map_or("unknown".into(), |limit| limit.to_smolstr())
         };
@@ -167,13 +189,37 @@ impl Reporter {
             provider = change.account.provider.as_str(),
             waba_id = change.account.waba_id.as_str(),
             phone_number = phone_number.as_str(),
-            event,
+            event = event.as_str(),
             outcome,
             old_limit = limit(applied.old_limit).as_str(),
             new_limit = limit(applied.new_limit).as_str(),
             suppressed = permit.suppressed,
             message = "webhook change accepted"
         );
+    }
+}
+
+/// What happened, in a word. Nothing of a template but what became of it is logged.
+fn event_of(kind: &ChangeKind) -> SmolStr {
+    match kind {
+        ChangeKind::PhoneNumberQuality { event, .. } => {
+            SmolStr::new_static(event.map_or("observation", EventKind::as_str))
+        }
+        ChangeKind::AccountCapability { event, .. } => SmolStr::new_static(
+            event
+                .map_or(EventName::Capability, EventName::Quality)
+                .as_str(),
+        ),
+        ChangeKind::Account { event, .. } => SmolStr::new_static(event.as_str()),
+        ChangeKind::AccountAlert(severity) => {
+            SmolStr::new_static(EventName::Alert(*severity).as_str())
+        }
+        ChangeKind::TemplateStatus { event, .. } => {
+            format_smolstr!("message_template_status_update {}", event.as_str())
+        }
+        ChangeKind::TemplateQuality { quality, .. } => {
+            format_smolstr!("message_template_quality_update {}", quality.as_str())
+        }
     }
 }
 
@@ -184,10 +230,7 @@ fn is_news(outcome: &Outcome) -> bool {
 
 fn count_change(metrics: &ProviderMetrics, change: &Change, now: Timestamp) {
     for unknown in &change.unknown {
-        match unknown.field {
-            UnknownField::Event => metrics.unknown_events.inc(),
-            UnknownField::Limit => metrics.unknown_limits.inc(),
-        }
+        metrics.count_unknown(unknown.field);
     }
     if let Some(time) = change.happened(now) {
         metrics.delivery_delay.observe(now.seconds_since(time));

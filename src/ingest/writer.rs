@@ -175,6 +175,8 @@ impl<S: Store + 'static> Writer<S> {
             false => commit(&mut self.store, &batch, &self.telemetry),
         };
         if result.is_ok() {
+            self.reporter
+                .log_full_of_templates(draft.full_of_templates());
             draft.publish(&batch);
             let phone_numbers = i64::try_from(self.fold.phone_numbers()).unwrap_or(i64::MAX);
             self.telemetry.phone_numbers.set(phone_numbers);

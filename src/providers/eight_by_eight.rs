@@ -1,18 +1,14 @@
 //! 8x8.
 //!
-//! Source: 8x8's webhook page "WhatsApp phone number quality update". All samples of that page
+//! Sources: 8x8's webhook pages "WhatsApp Phone Number Quality Change", "WhatsApp Account Update",
+//! "WhatsApp Template Status Update" and "WhatsApp Template Quality Update". All samples of a page
 //! share one `eventId`, so the id alone does not tell deliveries apart.
 
-use serde_json::json;
-
 use super::{
-    Delivery, Example, InvalidChange, Message, ParseError, Parsed, Provider, Sample,
-    json::{Fields, read_fields},
-    quality::QualityFields,
+    Example, Provider,
+    shape::{Kind, Paths, Shape},
 };
-use crate::domain::{Change, ProviderName};
-
-const EVENT_TYPE: &str = "phone_number_quality_update";
+use crate::domain::ProviderName;
 
 pub(super) static PROVIDER: Provider = Provider {
     name: ProviderName::new("8x8"),
@@ -21,45 +17,37 @@ pub(super) static PROVIDER: Provider = Provider {
     example: Example::Json(
         r#"{"eventId":"0f88f5c4-fae7-4dcf-8ff2-b2990133edea","timestamp":"2025-01-01T00:00:00.00Z","businessAccountId":"950523421983857","eventType":"phone_number_quality_update","eventDetails":{"displayPhoneNumber":"15550783882","meta":{"event":"UPGRADE","currentLimit":"TIER_10K","oldLimit":"TIER_1K"}}}"#,
     ),
-    write,
-    read,
+    shapes: &[
+        Shape::new(&[(TYPE, QUALITY)], Kind::Quality, AT),
+        Shape::new(&[(TYPE, &["account_update"])], Kind::Account, AT),
+        Shape::new(&[(TYPE, STATUS_UPDATE)], Kind::TemplateStatus, AT),
+        Shape::new(&[(TYPE, SCORE_UPDATE)], Kind::TemplateQuality, AT),
+    ],
     ..Provider::POST_WITH_TOKEN
 };
 
-fn write(sample: &Sample) -> Option<Message> {
-    let (phone_number, _) = sample.quality()?;
-    Some(Message::Json(json!({
-        "eventId": sample.id(),
-        "timestamp": sample.at.to_iso(),
-        "businessAccountId": sample.waba_id.as_str(),
-        "eventType": EVENT_TYPE,
-        "eventDetails": {
-            "displayPhoneNumber": phone_number,
-            "meta": sample.fields("event", ["currentLimit", "oldLimit"]),
-        },
-    })))
-}
-
-fn read(provider: ProviderName, delivery: &Delivery<'_>) -> Result<Parsed, ParseError> {
-    let envelope = read_fields(delivery.body)?;
-    if envelope.scalar("eventType").as_str() != EVENT_TYPE {
-        return Ok(Parsed::nothing());
-    }
-    Ok(Parsed::one(read_event(provider, &envelope)))
-}
-
-fn read_event(provider: ProviderName, envelope: &Fields<'_>) -> Result<Change, InvalidChange> {
-    let details = envelope.object("eventDetails")?;
-    let meta = details.object("meta")?;
-    let fields = QualityFields {
-        waba_id: envelope.scalar("businessAccountId"),
-        delivery_id: envelope.scalar("eventId"),
-        time: envelope.scalar("timestamp"),
-        phone_number: details.scalar("displayPhoneNumber"),
-        event: meta.scalar("event"),
-        portfolio_limit: meta.scalar("maxDailyConversationsPerBusiness"),
-        current_limit: meta.scalar("currentLimit"),
-        old_limit: meta.scalar("oldLimit"),
-    };
-    fields.change(provider)
-}
+const TYPE: &[&str] = &["eventType"];
+const QUALITY: &[&str] = &["phone_number_quality_update"];
+const STATUS_UPDATE: &[&str] = &["template_status_update"];
+const SCORE_UPDATE: &[&str] = &["template_quality_update"];
+const AT: Paths = Paths {
+    waba_id: &["businessAccountId"],
+    delivery_id: &["eventId"],
+    time: &["timestamp"],
+    phone_number: &["eventDetails.displayPhoneNumber"],
+    event: &["eventDetails.meta.event"],
+    account_event: &["eventDetails.event"],
+    template_event: &["eventDetails.meta.status"],
+    portfolio_limit: &["eventDetails.meta.maxDailyConversationsPerBusiness"],
+    current_limit: &["eventDetails.meta.currentLimit"],
+    old_limit: &["eventDetails.meta.oldLimit"],
+    restrictions: "eventDetails.restrictionInfo",
+    restriction: ["restrictionType", "expiration"],
+    ban_state: &["eventDetails.banInfo.wabaBanState"],
+    violation: &["eventDetails.violationInfo.violationType"],
+    template_id: &["eventDetails.templateId"],
+    template_name: &["eventDetails.templateName"],
+    template_language: &["eventDetails.templateLanguage"],
+    quality: &["eventDetails.meta.newQualityScore"],
+    ..Paths::NONE
+};

@@ -112,6 +112,27 @@ impl<'a> Fields<'a> {
             .map(Scalar::of)
     }
 
+    /// An object within this one, read at once.
+    pub(super) fn node<T: Object<'a>>(&self, name: &str) -> Node<T> {
+        let raw = self.raw(name).map(RawValue::get);
+        raw.map_or(Node::Absent, |raw| {
+            serde_json::from_str(raw).unwrap_or(Node::Other)
+        })
+    }
+
+    /// The objects of a list within this one, or one that stands in its place; `None` where it is not
+    /// there, or null. Those beyond the first 64 are not kept.
+    pub(super) fn objects(&self, name: &str) -> Result<Option<Vec<Self>>, InvalidChange> {
+        match self.raw(name).map(RawValue::get) {
+            None | Some("null") => Ok(None),
+            Some(raw) if raw.starts_with('{') => Ok(Some(vec![self.object(name)?])),
+            Some(raw) => match serde_json::from_str::<List<Self>>(raw) {
+                Ok(list) if list.invalid == 0 => Ok(Some(list.kept)),
+                _ => Err(InvalidChange::Shape),
+            },
+        }
+    }
+
     /// An object within this one; without any fields where it is not there, or null.
     pub(super) fn object(&self, name: &str) -> Result<Self, InvalidChange> {
         match self.raw(name).map(RawValue::get) {
@@ -135,6 +156,16 @@ impl<'a> Object<'a> for Fields<'a> {
         }
         self.0.push((key, values.next_value()?));
         Ok(())
+    }
+}
+
+impl<'a> Item<'a> for Fields<'a> {
+    fn put_into(self, list: &mut List<Self>) {
+        const MAX: usize = 64;
+        match list.kept.len() < MAX {
+            true => list.kept.push(self),
+            false => list.ignored += 1,
+        }
     }
 }
 

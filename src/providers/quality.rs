@@ -3,7 +3,8 @@
 use super::{InvalidChange, json::Scalar};
 use crate::domain::{
     AccountKey, Change, ChangeKind, EventKind, Identity, InvalidKey, LimitScope, MaxPhoneNumbers,
-    MessagingLimit, PhoneNumber, ProviderName, ReportedLimit, UnknownField, UnknownValue, WabaId,
+    MessagingLimit, PhoneNumber, ProviderName, QualityRating, ReportedLimit, UnknownField,
+    UnknownValue, WabaId,
 };
 
 /// The fields of a quality event; a provider leaves out those that it does not send.
@@ -19,16 +20,23 @@ pub(super) struct QualityFields<'a> {
     pub(super) portfolio_limit: Scalar<'a>,
     pub(super) current_limit: Scalar<'a>,
     pub(super) old_limit: Scalar<'a>,
+    pub(super) rating: Scalar<'a>,
+    /// Whether a change without an event is an observation, not an unknown event.
+    pub(super) may_lack_event: bool,
 }
 
 /// The fields of an account's capability.
 #[derive(Default)]
 pub(super) struct CapabilityFields<'a> {
     pub(super) waba_id: Scalar<'a>,
+    pub(super) delivery_id: Scalar<'a>,
     pub(super) time: Scalar<'a>,
+    /// The event of the account's limit, where the provider names one.
+    pub(super) event: Option<Scalar<'a>>,
     /// `max_daily_conversations_per_business`.
     pub(super) portfolio_limit: Scalar<'a>,
     pub(super) current_limit: Scalar<'a>,
+    pub(super) old_limit: Scalar<'a>,
     /// `max_daily_conversation_per_phone`, which Meta has retired.
     pub(super) per_phone_limit: Scalar<'a>,
     pub(super) max_per_business: Scalar<'a>,
@@ -40,20 +48,17 @@ impl QualityFields<'_> {
     pub(super) fn change(&self, provider: ProviderName) -> Result<Change, InvalidChange> {
         let waba_id = WabaId::parse(self.waba_id.id()?)?;
         let phone_number = PhoneNumber::parse(self.phone_number.id()?)?;
-        let event = match &self.event {
-            Scalar::Text(name) => EventKind::parse(name),
-            _ => EventKind::Unknown,
-        };
         let mut unknown = Vec::new();
-        if event == EventKind::Unknown {
-            unknown.push(UnknownValue::new(UnknownField::Event, self.event.to_log()));
-        }
+        let event = match self.may_lack_event && self.event.is_empty() {
+            true => None,
+            false => Some(read_event(&self.event, &mut unknown)),
+        };
         let portfolio = read_limit(&self.portfolio_limit, &mut unknown);
         let own = read_limit(&self.current_limit, &mut unknown);
         let old_limit = read_limit(&self.old_limit, &mut unknown);
         // THROUGHPUT_UPGRADE names the throughput level of this number, not the portfolio's limit;
         // "not set" and a limit without an account apply to the number, too.
-        let is_portfolios = event != EventKind::ThroughputUpgrade && !waba_id.is_empty();
+        let is_portfolios = event != Some(EventKind::ThroughputUpgrade) && !waba_id.is_empty();
         let limit = match first_set([portfolio, own]) {
             Some(limit) if is_portfolios && limit.is_set() && Some(limit) == portfolio => {
                 Some(ReportedLimit {
@@ -79,7 +84,10 @@ impl QualityFields<'_> {
                     &self.phone_number,
                     &self.event,
                     &self.old_limit,
-                ],
+                ]
+                .into_iter()
+                .chain((!self.rating.is_empty()).then_some(&self.rating))
+                .map(Scalar::as_str),
             ),
             account: AccountKey { provider, waba_id },
             time: self.time.time(),
@@ -89,6 +97,10 @@ impl QualityFields<'_> {
                 event,
                 limit,
                 old_limit,
+                rating: match &self.rating {
+                    Scalar::Absent => None,
+                    rating => Some(QualityRating::parse(rating.as_str())),
+                },
             },
         })
     }
@@ -102,6 +114,8 @@ impl CapabilityFields<'_> {
             return Err(InvalidKey::AccountEmpty.into());
         }
         let mut unknown = Vec::new();
+        let event = self.event.as_ref();
+        let event_kind = event.map(|event| read_event(event, &mut unknown));
         let fields = [
             &self.portfolio_limit,
             &self.current_limit,
@@ -110,23 +124,28 @@ impl CapabilityFields<'_> {
         let limits = fields.map(|field| read_limit(field, &mut unknown));
         Ok(Change {
             identity: identity(
-                &Scalar::Absent,
+                &self.delivery_id,
                 &self.time,
                 [
                     &self.waba_id,
-                    &Scalar::Absent,
+                    &self.delivery_id,
                     &self.time,
                     &self.portfolio_limit,
                     &self.current_limit,
                     &self.per_phone_limit,
                     &self.max_per_business,
                     &self.max_per_waba,
-                ],
+                ]
+                .into_iter()
+                .chain(event)
+                .chain((!self.old_limit.is_empty()).then_some(&self.old_limit))
+                .map(Scalar::as_str),
             ),
             account: AccountKey { provider, waba_id },
             time: self.time.time(),
-            unknown,
             kind: ChangeKind::AccountCapability {
+                event: event_kind,
+                old_limit: read_limit(&self.old_limit, &mut unknown),
                 // "Not set" never applies to anything but a number.
                 limit: first_set(limits).filter(|limit| limit.is_set()),
                 max_phone_numbers: MaxPhoneNumbers {
@@ -134,8 +153,20 @@ impl CapabilityFields<'_> {
                     waba: self.max_per_waba.count(),
                 },
             },
+            unknown,
         })
     }
+}
+
+fn read_event(field: &Scalar<'_>, unknown: &mut Vec<UnknownValue>) -> EventKind {
+    let event = match field {
+        Scalar::Text(name) => EventKind::parse(name),
+        _ => EventKind::Unknown,
+    };
+    if event == EventKind::Unknown {
+        unknown.push(UnknownValue::new(UnknownField::Event, field.to_log()));
+    }
+    event
 }
 
 /// The limit in a field, where it is one.
@@ -156,13 +187,13 @@ fn first_set<const N: usize>(limits: [Option<MessagingLimit>; N]) -> Option<Mess
 
 /// The identity of a delivery, of all its fields as sent; none without an id and a time. Earlier
 /// versions hashed the fields in the same order, and what they remembered still counts.
-fn identity(
+pub(super) fn identity<'a>(
     delivery_id: &Scalar<'_>,
     time: &Scalar<'_>,
-    fields: [&Scalar<'_>; 8],
+    fields: impl IntoIterator<Item = &'a str>,
 ) -> Option<Identity> {
     if delivery_id.is_empty() && (time.is_empty() || time.as_str() == "0") {
         return None;
     }
-    Some(Identity::of(fields.map(|field| field.as_str().as_bytes())))
+    Some(Identity::of(fields.into_iter().map(str::as_bytes)))
 }

@@ -51,10 +51,15 @@ impl Sample {
         format!("test-{}", self.at)
     }
 
+    /// A limit as most providers name it.
+    pub(super) fn tier(limit: MessagingLimit) -> String {
+        format!("TIER_{}", limit.tier())
+    }
+
     /// The event and the limits as fields of these names; a limit that is not given is left out.
     pub(super) fn fields(&self, event: &str, [limit, old_limit]: [&str; 2]) -> Map<String, Json> {
         let tier = |name: &str, limit: Option<MessagingLimit>| {
-            Some((name.to_owned(), format!("TIER_{}", limit?.tier()).into()))
+            Some((name.to_owned(), Self::tier(limit?).into()))
         };
         let event = (
             event.to_owned(),

@@ -6,17 +6,19 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Dated, Draft, Entity, Family, History, LabelValues, Limit, MetricKind, Outcome, PastEvent,
-    Shards, Table, Value,
+    AccountEvents, Alerts, Dated, Draft, Entity, Family, History, LabelValues, Limit, MetricKind,
+    Outcome, PastEvent, Shards, Table, TemplateEvents, TemplateQualities, Value, account_alert,
+    account_event,
     fold::{Freshness, Received},
     limit::{
         PreviousLimit, Report, change_samples, changed_samples, current_samples, previous_samples,
     },
     seen::Seen,
+    template_quality, template_status,
 };
 use crate::domain::{
-    AccountKey, EventName, LimitScope, MaxPhoneNumbers, MessagingLimit, NumberKey, PhoneNumber,
-    ProviderName, Timestamp, WabaId,
+    AccountKey, EventKind, EventName, LimitScope, MaxPhoneNumbers, MessagingLimit, NumberKey,
+    PhoneNumber, ProviderName, Timestamp, WabaId,
 };
 
 impl Entity for AccountKey {
@@ -64,28 +66,88 @@ pub struct Account {
     /// How many numbers there may be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_phone_numbers: Option<Dated<MaxPhoneNumbers>>,
-    /// The last events that reported something of it.
+    /// Its events; `None` before the first.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        rename = "account_events"
+    )]
+    pub events: Option<Box<AccountEvents>>,
+    /// Alerts about it; `None` before the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alerts: Option<Box<Alerts>>,
+    /// The events of its templates; `None` before the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template_events: Option<Box<TemplateEvents>>,
+    /// The quality of its templates; `None` before the first report.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template_qualities: Option<Box<TemplateQualities>>,
+    /// The last events that reported something of it, but for those of templates, of which a whole
+    /// batch may come at once.
     #[serde(default, skip_serializing_if = "super::is_default")]
     pub history: History,
-    /// Deliveries already seen.
+    /// Deliveries already seen: as many as Meta sends in a batch, which it sends again as a whole.
     #[serde(default, skip_serializing_if = "super::is_default")]
-    pub seen: Seen,
+    pub seen: Seen<1024>,
 }
 
 impl Account {
     /// The newest time that is known of the account.
     fn newest(&self) -> Option<Timestamp> {
         let max_phone_numbers = self.max_phone_numbers.map(|known| known.at);
-        max_phone_numbers.max(self.limit.newest())
+        let events = self.events.as_ref().and_then(|events| events.newest());
+        let qualities = self.template_qualities.as_ref();
+        let templates = qualities.and_then(|qualities| qualities.newest());
+        let of_health = events.max(templates);
+        max_phone_numbers.max(self.limit.newest()).max(of_health)
+    }
+
+    /// Adds an event without a limit to the history.
+    pub(super) fn note(&mut self, name: EventName, happened_at: Timestamp, accepted_at: Timestamp) {
+        self.history.add(&PastEvent {
+            name,
+            happened_at,
+            accepted_at,
+            limit: None,
+        });
     }
 }
 
+/// What a webhook reports of what an account may do.
+pub(super) struct Capability {
+    pub(super) event: Option<EventKind>,
+    pub(super) limit: Option<MessagingLimit>,
+    pub(super) old_limit: Option<MessagingLimit>,
+    pub(super) max_phone_numbers: MaxPhoneNumbers,
+}
+
 impl Draft<'_> {
+    /// Folds a change into its account, and into nothing else.
+    pub(super) fn apply_to_account(
+        &mut self,
+        received: &Received<'_>,
+        apply: impl FnOnce(&mut Account, Timestamp) -> Freshness,
+    ) -> Outcome {
+        let Received { change, .. } = received;
+        let known = self.account(&change.account);
+        if known.is_none() && self.has_no_room_for_an_account() {
+            return Outcome::Refused;
+        }
+        if known.is_some_and(|known| known.seen.contains(change.identity)) {
+            return Outcome::Duplicate;
+        }
+        let account = self.account_mut(&change.account);
+        let happened_at = received.happened_at(|| account.newest());
+        account.seen.remember(change.identity);
+        let freshness = apply(account, happened_at);
+        let limit = account.limit.value();
+        freshness.outcome((limit, limit))
+    }
+
     /// Folds a capability into its account and all its numbers.
     pub(super) fn apply_capability(
         &mut self,
-        limit: Option<MessagingLimit>,
-        max_phone_numbers: MaxPhoneNumbers,
+        capability: &Capability,
         received: &Received<'_>,
     ) -> Outcome {
         let key = &received.change.account;
@@ -97,39 +159,51 @@ impl Draft<'_> {
         if known.seen.contains(received.change.identity) {
             return Outcome::Duplicate;
         }
-        let scope = limit.map(|_| LimitScope::Portfolio);
+        let scope = capability.limit.map(|_| LimitScope::Portfolio);
         let happened_at = received.happened_at(|| self.newest(key, &known, scope));
+        let accepted_at = received.accepted_at;
         let mut account = Arc::unwrap_or_clone(known);
         account.seen.remember(received.change.identity);
         account.history.add(&PastEvent {
-            name: EventName::Capability,
+            name: capability
+                .event
+                .map_or(EventName::Capability, EventName::Quality),
             happened_at,
-            accepted_at: received.accepted_at,
-            limit,
+            accepted_at,
+            limit: capability.limit,
         });
         let mut freshness = Freshness::default();
-        if max_phone_numbers != MaxPhoneNumbers::default() {
+        if capability.max_phone_numbers != MaxPhoneNumbers::default() {
             let known = &mut account.max_phone_numbers;
-            freshness.note(Dated::set(known, max_phone_numbers, happened_at));
+            freshness.note(Dated::set(known, capability.max_phone_numbers, happened_at));
         }
         let shown = account.limit.value();
-        match limit {
+        let before = PreviousLimit {
+            shown,
+            reported: capability.old_limit,
+            implied_direction: capability.event.and_then(EventKind::implied_direction),
+        };
+        match capability.limit {
             Some(limit) => {
                 let report = Report {
                     limit,
                     happened_at,
-                    accepted_at: received.accepted_at,
-                };
-                let before = PreviousLimit {
-                    shown,
-                    ..PreviousLimit::default()
+                    accepted_at,
                 };
                 freshness.note(self.apply_account_limit(key, account, report, before));
             }
-            None => self.put_account(key.clone(), account),
+            None => {
+                if capability.event == Some(EventKind::Downgrade) {
+                    let limit = &mut account.limit;
+                    let is_newer =
+                        limit.record_fall_without_limit(happened_at, accepted_at, before);
+                    freshness.note(is_newer);
+                }
+                self.put_account(key.clone(), account);
+            }
         }
         let new_limit = self.account(key).and_then(|account| account.limit.value());
-        freshness.outcome((shown, new_limit))
+        freshness.outcome((shown.or(capability.old_limit), new_limit))
     }
 
     /// Sets an account's limit, and with it the limit of every number that knows none newer. False
@@ -264,4 +338,15 @@ const FAMILIES: &[Family<Account>] = &[
             }
         },
     },
+    account_event::COUNTS,
+    account_event::LAST,
+    account_event::RESTRICTION_END,
+    account_event::DISABLED,
+    account_event::DISABLE_SCHEDULED,
+    account_alert::COUNTS,
+    account_alert::LAST,
+    template_status::COUNTS,
+    template_status::LAST,
+    template_quality::COUNTS,
+    template_quality::TEMPLATES,
 ];

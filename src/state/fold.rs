@@ -14,7 +14,10 @@ use std::sync::Arc;
 use hashbrown::{HashMap, HashSet};
 use serde::Serialize;
 
-use super::{Account, Entity, Heartbeat, HeartbeatKind, Number, Table, number::QualityEvent};
+use super::{
+    Account, Entity, Heartbeat, HeartbeatKind, Number, Table, account::Capability, account_event,
+    number::QualityEvent,
+};
 use crate::domain::{
     AccountKey, Change, ChangeKind, MessagingLimit, NumberKey, PhoneNumber, ProviderName, Timestamp,
 };
@@ -53,6 +56,9 @@ pub struct Draft<'a> {
     account_count: usize,
     /// As in [`Members`].
     pub(super) differing: HashMap<AccountKey, HashSet<PhoneNumber>>,
+    /// Accounts with more templates of low quality than are remembered of one, each as often as a
+    /// template was left out.
+    pub(super) full_of_templates: Vec<AccountKey>,
 }
 
 /// What is drafted under a key; `None` where it is to be forgotten.
@@ -158,6 +164,7 @@ impl Fold {
             heartbeat_is_due: false,
             new_numbers: Vec::new(),
             differing: HashMap::new(),
+            full_of_templates: Vec::new(),
         }
     }
 
@@ -261,19 +268,50 @@ impl Draft<'_> {
                 event,
                 limit,
                 old_limit,
+                rating,
             } => {
                 let key = NumberKey::of(&change.account, phone_number);
                 let quality = QualityEvent {
                     event: *event,
                     limit: *limit,
                     old_limit: *old_limit,
+                    rating: *rating,
                 };
                 self.apply_quality(key, &quality, &received)
             }
             ChangeKind::AccountCapability {
+                event,
                 limit,
+                old_limit,
                 max_phone_numbers,
-            } => self.apply_capability(*limit, *max_phone_numbers, &received),
+            } => {
+                let capability = Capability {
+                    event: *event,
+                    limit: *limit,
+                    old_limit: *old_limit,
+                    max_phone_numbers: *max_phone_numbers,
+                };
+                self.apply_capability(&capability, &received)
+            }
+            ChangeKind::Account {
+                event,
+                restrictions,
+                ban_state,
+            } => {
+                let reported = account_event::Reported {
+                    event: *event,
+                    restrictions: restrictions.as_deref(),
+                    ban_state: *ban_state,
+                };
+                self.apply_account_event(&reported, &received)
+            }
+            ChangeKind::AccountAlert(severity) => self.apply_account_alert(*severity, &received),
+            ChangeKind::TemplateStatus { template, event } => {
+                self.apply_template_status(*template, *event, &received)
+            }
+            ChangeKind::TemplateQuality { template, quality } => {
+                self.apply_template_quality(*template, *quality, &received)
+            }
         }
     }
 
@@ -383,6 +421,20 @@ impl Draft<'_> {
     pub(super) fn put_account(&mut self, key: AccountKey, account: Account) {
         self.account_count += usize::from(self.account(&key).is_none());
         self.accounts.insert(key, Some(Arc::new(account)));
+    }
+
+    /// The account, to be changed; a new one where none is known. It is copied once for a batch.
+    pub(super) fn account_mut(&mut self, key: &AccountKey) -> &mut Account {
+        self.account_count += usize::from(self.account(key).is_none());
+        let table = &self.fold.table;
+        let drafted = self.accounts.entry_ref(key);
+        let drafted = drafted.or_insert_with(|| table.accounts.get(key));
+        Arc::make_mut(drafted.get_or_insert_default())
+    }
+
+    /// Accounts with more templates of low quality than are remembered of one.
+    pub fn full_of_templates(&self) -> &[AccountKey] {
+        &self.full_of_templates
     }
 
     /// Notes that a number may show another limit than its account.

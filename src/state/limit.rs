@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Value, entity::SampleWriter};
+use super::{Tally, Value, entity::SampleWriter};
 use crate::domain::{Direction, MessagingLimit, Timestamp};
 
 /// Something known since a time: the newest said of it.
@@ -25,20 +25,10 @@ pub struct Limit {
     pub previous: Option<MessagingLimit>,
     /// Changes upward.
     #[serde(default, skip_serializing_if = "super::is_default")]
-    pub up: Changes,
+    pub up: Tally,
     /// Changes downward.
     #[serde(default, skip_serializing_if = "super::is_default")]
-    pub down: Changes,
-}
-
-/// Changes in one direction, as this exporter observed them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Changes {
-    /// How many.
-    pub total: u64,
-    /// When the last of them was accepted.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last: Option<Timestamp>,
+    pub down: Tally,
 }
 
 /// A limit as it was reported.
@@ -86,7 +76,7 @@ impl Limit {
     }
 
     /// The changes in one direction.
-    pub fn changes(&self, direction: Direction) -> &Changes {
+    pub fn changes(&self, direction: Direction) -> &Tally {
         match direction {
             Direction::Up => &self.up,
             Direction::Down => &self.down,
@@ -143,8 +133,7 @@ impl Limit {
             Direction::Up => &mut self.up,
             Direction::Down => &mut self.down,
         };
-        changes.total += 1;
-        changes.last = Some(accepted_at);
+        changes.count(accepted_at);
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
 use super::{
     Dated, Draft, Entity, Family, History, LabelValues, Limit, MetricKind, Outcome, PastEvent,
@@ -16,10 +16,11 @@ use super::{
         PreviousLimit, Report, change_samples, changed_samples, current_samples, previous_samples,
     },
     seen::Seen,
+    tally::ByValue,
 };
 use crate::domain::{
     AccountKey, DisplayName, EventKind, EventName, LimitScope, MessagingLimit, NumberKey,
-    PhoneNumber, ProviderName, ReportedLimit, Timestamp, WabaId,
+    PhoneNumber, ProviderName, QualityRating, ReportedLimit, Timestamp, WabaId,
 };
 
 impl Entity for NumberKey {
@@ -81,6 +82,9 @@ pub struct Number {
     /// Whether it may send at the higher throughput.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub high_throughput: Option<Dated<bool>>,
+    /// Its quality rating, where one was reported; within, `None` where it has no rating.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rating: Option<Dated<Option<QualityRating>>>,
     /// The name that a person gave it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<DisplayName>,
@@ -95,8 +99,11 @@ pub struct Number {
     pub history: History,
     /// Deliveries already seen.
     #[serde(default, skip_serializing_if = "super::is_default")]
-    pub seen: Seen,
+    pub seen: Seen<32>,
 }
+
+/// Events of a phone number by kind.
+pub type Counts = ByValue<EventKind, u64, { EventKind::ALL.len() }>;
 
 /// What a person reports of a number, as its console shows it: no event.
 #[derive(Clone, Debug, PartialEq)]
@@ -111,9 +118,11 @@ pub struct Observation {
 
 /// An event of a number, as a webhook reports it.
 pub(super) struct QualityEvent {
-    pub(super) event: EventKind,
+    /// `None` where the provider only observed the number's state.
+    pub(super) event: Option<EventKind>,
     pub(super) limit: Option<ReportedLimit>,
     pub(super) old_limit: Option<MessagingLimit>,
+    pub(super) rating: Option<Option<QualityRating>>,
 }
 
 impl QualityEvent {
@@ -130,6 +139,7 @@ impl Number {
         let facts = [self.flagged, self.high_throughput];
         let facts = facts.into_iter().flatten().map(|known| known.at);
         facts
+            .chain(self.rating.map(|known| known.at))
             .chain(self.limit.newest())
             .chain(self.last_event)
             .max()
@@ -199,7 +209,7 @@ impl Draft<'_> {
         let before = PreviousLimit {
             shown,
             reported: quality.old_limit,
-            implied_direction: quality.event.implied_direction(),
+            implied_direction: quality.event.and_then(EventKind::implied_direction),
         };
         let accepted_at = received.accepted_at;
         let mut freshness = number.apply(quality, before, happened_at, accepted_at);
@@ -213,12 +223,14 @@ impl Draft<'_> {
         self.put_number(key, number, is_new);
         if let Some(limit) = quality.portfolio_limit() {
             let mut account = account.map(Arc::unwrap_or_clone).unwrap_or_default();
-            account.history.add(&PastEvent {
-                name: EventName::Quality(quality.event),
-                happened_at,
-                accepted_at,
-                limit: Some(limit),
-            });
+            if let Some(event) = quality.event {
+                account.history.add(&PastEvent {
+                    name: EventName::Quality(event),
+                    happened_at,
+                    accepted_at,
+                    limit: Some(limit),
+                });
+            }
             let report = Report {
                 limit,
                 happened_at,
@@ -235,7 +247,7 @@ impl Draft<'_> {
 }
 
 impl Number {
-    /// Counts an event, and sets what it says.
+    /// Counts an event, and sets what it says. An observation is no event: it only sets.
     fn apply(
         &mut self,
         quality: &QualityEvent,
@@ -243,21 +255,25 @@ impl Number {
         happened_at: Timestamp,
         accepted_at: Timestamp,
     ) -> Freshness {
-        let event = quality.event;
-        self.events.count(event);
-        self.history.add(&PastEvent {
-            name: EventName::Quality(event),
-            happened_at,
-            accepted_at,
-            limit: quality.limit.map(|reported| reported.limit),
-        });
-        self.last_event = self.last_event.max(Some(happened_at));
         let mut freshness = Freshness::default();
-        if let Some(flagged) = event.flagged() {
-            freshness.note(Dated::set(&mut self.flagged, flagged, happened_at));
+        if let Some(event) = quality.event {
+            self.events.count(event);
+            self.history.add(&PastEvent {
+                name: EventName::Quality(event),
+                happened_at,
+                accepted_at,
+                limit: quality.limit.map(|reported| reported.limit),
+            });
+            self.last_event = self.last_event.max(Some(happened_at));
+            if let Some(flagged) = event.flagged() {
+                freshness.note(Dated::set(&mut self.flagged, flagged, happened_at));
+            }
+            if let Some(high) = event.high_throughput() {
+                freshness.note(Dated::set(&mut self.high_throughput, high, happened_at));
+            }
         }
-        if let Some(high) = event.high_throughput() {
-            freshness.note(Dated::set(&mut self.high_throughput, high, happened_at));
+        if let Some(rating) = quality.rating {
+            freshness.note(Dated::set(&mut self.rating, rating, happened_at));
         }
         let limit = &mut self.limit;
         if let Some(reported) = quality.limit {
@@ -267,7 +283,7 @@ impl Number {
                 accepted_at,
             };
             freshness.note(limit.apply(report, before));
-        } else if event == EventKind::Downgrade {
+        } else if quality.event == Some(EventKind::Downgrade) {
             // The limit before the fall is the one that is shown, be it the account's.
             let before = PreviousLimit {
                 shown: limit.value(),
@@ -276,46 +292,6 @@ impl Number {
             freshness.note(limit.record_fall_without_limit(happened_at, accepted_at, before));
         }
         freshness
-    }
-}
-
-/// Events by kind.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Counts([u64; EventKind::ALL.len()]);
-
-impl Counts {
-    /// How many of a kind.
-    pub fn of(&self, kind: EventKind) -> u64 {
-        self.0.get(kind as usize).copied().unwrap_or_default()
-    }
-
-    pub(super) fn count(&mut self, kind: EventKind) {
-        self.add(kind, 1);
-    }
-
-    fn add(&mut self, kind: EventKind, events: u64) {
-        if let Some(count) = self.0.get_mut(kind as usize) {
-            *count += events;
-        }
-    }
-}
-
-/// A map from names to counts, without the zeros.
-impl Serialize for Counts {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let counted = EventKind::ALL.into_iter().map(|kind| (kind, self.of(kind)));
-        serializer.collect_map(counted.filter(|(_, count)| *count > 0))
-    }
-}
-
-impl<'de> Deserialize<'de> for Counts {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let counted = std::collections::BTreeMap::<EventKind, u64>::deserialize(deserializer)?;
-        let mut counts = Self::default();
-        for (kind, count) in counted {
-            counts.add(kind, count);
-        }
-        Ok(counts)
     }
 }
 
@@ -383,11 +359,7 @@ const FAMILIES: &[Family<Number>] = &[
         kind: MetricKind::Counter,
         help: "Accepted quality events by kind.",
         label: Some("event"),
-        samples: |number, sample| {
-            for kind in EventKind::ALL {
-                sample(kind.as_str(), Value::Count(number.events.of(kind)));
-            }
-        },
+        samples: |number, sample| number.events.total_samples(sample),
     },
     Family {
         name: "whatsapp_phone_number_last_event_timestamp_seconds",
@@ -408,6 +380,21 @@ const FAMILIES: &[Family<Number>] = &[
         samples: |number, sample| {
             if let Some(name) = &number.name {
                 sample(name.as_str(), Value::Count(1));
+            }
+        },
+    },
+    Family {
+        name: "whatsapp_phone_number_quality_rating",
+        kind: MetricKind::Gauge,
+        help: "1 for the rating that was last reported, 0 for the others; absent until a provider reports one.",
+        label: Some("rating"),
+        samples: |number, sample| {
+            let Some(known) = number.rating else {
+                return;
+            };
+            for rating in QualityRating::ALL {
+                let is_this = known.value == Some(rating);
+                sample(rating.as_str(), Value::Count(is_this.into()));
             }
         },
     },

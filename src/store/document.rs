@@ -7,7 +7,10 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use crate::{
-    domain::{AccountKey, EventKind, NumberKey, ProviderName},
+    domain::{
+        AccountEvent, AccountKey, AlertSeverity, EventKind, NumberKey, ProviderName, TemplateEvent,
+        TemplateQuality, Vocabulary,
+    },
     providers,
     state::{Entity, Forgettable, History, Record},
 };
@@ -147,6 +150,23 @@ fn content<T: DeserializeOwned>(value: &str) -> Result<T, Unreadable> {
     }
 }
 
+/// Where a record has counts under the names of a vocabulary, and whether a name is of it.
+type Names = (&'static str, fn(&str) -> bool);
+
+const NAMES: [Names; 5] = [
+    ("/events", |name| EventKind::from_name(name).is_some()),
+    ("/account_events/counts", |name| {
+        AccountEvent::from_name(name).is_some()
+    }),
+    ("/alerts", |name| AlertSeverity::from_name(name).is_some()),
+    ("/template_events", |name| {
+        TemplateEvent::from_name(name).is_some()
+    }),
+    ("/template_qualities/counts", |name| {
+        TemplateQuality::from_name(name).is_some()
+    }),
+];
+
 /// A later version may have given its documents a higher version, or only know a further event.
 fn why_unreadable(value: &str) -> Unreadable {
     // serde's message may quote the document.
@@ -158,10 +178,11 @@ fn why_unreadable(value: &str) -> Unreadable {
         let what = format!("a document has version {version}, and this version reads {VERSION}");
         return Unreadable::Newer(what);
     }
-    let is_known = |event: &&String| EventKind::ALL.iter().any(|kind| kind.as_str() == *event);
-    let events = record.get("events").and_then(Value::as_object);
-    if let Some(event) = events.and_then(|events| events.keys().find(|event| !is_known(event))) {
-        return Unreadable::newer("event", event);
+    for (names, is_known) in NAMES {
+        let named = record.pointer(names).and_then(Value::as_object);
+        if let Some(name) = named.and_then(|named| named.keys().find(|name| !is_known(name))) {
+            return Unreadable::newer("event", name);
+        }
     }
     let history = record.get("history").and_then(Value::as_str);
     match history.and_then(History::unknown_code) {

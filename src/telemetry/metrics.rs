@@ -8,7 +8,7 @@ use prometheus::{
 };
 
 use crate::{
-    domain::{ProviderName, Timestamp},
+    domain::{ProviderName, Timestamp, UnknownField, Vocabulary},
     providers::{self, Provider},
 };
 
@@ -73,10 +73,8 @@ pub struct ProviderMetrics {
     pub auth_wrong: IntCounter,
     /// Handshakes without the right verify token; `None` where the provider makes none.
     pub auth_handshake: Option<IntCounter>,
-    /// Event names this version does not know.
-    pub unknown_events: IntCounter,
-    /// Limits that this version does not know.
-    pub unknown_limits: IntCounter,
+    /// Values that this version does not know, by where they stood.
+    unknown: [IntCounter; UnknownField::ALL.len()],
     /// From the request's head to the answer, in seconds.
     pub duration: Histogram,
     /// From the event to its acceptance, in seconds.
@@ -202,6 +200,15 @@ impl Telemetry {
     }
 }
 
+impl ProviderMetrics {
+    /// Counts a value that this version does not know.
+    pub fn count_unknown(&self, field: UnknownField) {
+        if let Some(counter) = self.unknown.get(field.index()) {
+            counter.inc();
+        }
+    }
+}
+
 /// Registers what does not change while the process runs.
 fn register_constants(make: &Make<'_>) -> prometheus::Result<()> {
     let build_info = make.gauge_vec(
@@ -258,7 +265,7 @@ impl ProviderFamilies {
             )?,
             unknown: make.counter_vec(
                 "whatsapp_exporter_webhook_unknown_values_total",
-                "Event names and limits that this version does not know.",
+                "Names, limits and other values in webhooks that this version does not know.",
                 &["provider", "field"],
             )?,
             last_accepted: make.gauge_vec(
@@ -322,8 +329,8 @@ impl ProviderFamilies {
             auth_missing: failure("missing"),
             auth_wrong: failure("wrong"),
             auth_handshake: provider.handshake.then(|| failure("handshake")),
-            unknown_events: self.unknown.with_label_values(&[name, "event"]),
-            unknown_limits: self.unknown.with_label_values(&[name, "limit"]),
+            unknown: UnknownField::ALL
+                .map(|field| self.unknown.with_label_values(&[name, field.as_str()])),
             duration: self.duration.with_label_values(&[name]),
             delivery_delay: self.delay.with_label_values(&[name]),
         }

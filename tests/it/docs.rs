@@ -16,6 +16,7 @@ use whatsapp_quality_exporter::{
 use crate::{
     exposition::page_of_everything,
     support::{assert_golden, fixture, samples},
+    verbs::documents,
 };
 
 #[test]
@@ -203,9 +204,12 @@ fn golden_reference_of_the_providers() {
             "\nA webhook as it is documented, where the provider is on without a secret:\n\n```sh\n{line}\n```\n"
         ));
         let secret = match provider.proof {
-            Proof::Hmac { .. } => "app-secret",
-            Proof::Token => "token",
+            Proof::Signature(_) => "app-secret",
+            Proof::Token | Proof::SignatureOrToken(_) => "token",
         };
+        if !documents(provider, true) {
+            continue;
+        }
         page.push_str(&format!(
             "\nTo try it with the secret: `whatsapp-quality-exporter send {name} flagged --number 15550783881\n\
              --{secret}-file FILE` ([send](commands.md#send)).\n"
@@ -223,20 +227,35 @@ fn golden_table_of_the_providers_in_the_readme() {
     let (_, tail) = rest.split_once(END).unwrap();
     let mut table = String::from("| provider | webhook | secret |\n|---|---|---|\n");
     let command = cli::command();
-    for provider in providers::ALL {
-        let (title, name) = (provider.title, provider.name.as_str());
+    let link = |provider: &providers::Provider| {
+        let anchor = provider.title.to_lowercase().replace(' ', "-");
+        format!("[{}](docs/providers.md#{anchor})", provider.title)
+    };
+    let is_plain =
+        |provider: &&providers::Provider| provider.proof == Proof::Token && !provider.handshake;
+    for provider in providers::ALL.iter().filter(|provider| !is_plain(provider)) {
+        let name = provider.name.as_str();
         let flags = command
             .get_arguments()
             .filter_map(|argument| argument.get_long());
         let of_provider = flags.filter(|flag| flag.split('.').next() == Some(name));
         let flags: Vec<_> = of_provider.map(|flag| format!("`--{flag}`")).collect();
-        let anchor = title.to_lowercase().replace(' ', "-");
-        let path = format!("`https://HOST/webhooks/{name}`");
         table.push_str(&format!(
-            "| [{title}](docs/providers.md#{anchor}) | {path} | {} |\n",
+            "| {} | `https://HOST/webhooks/{name}` | {} |\n",
+            link(provider),
             flags.join(", ")
         ));
     }
+    // All others differ in their name alone.
+    let plain = providers::ALL.iter().filter(|provider| is_plain(provider));
+    let named = |provider: &&providers::Provider| {
+        format!("{} (`{}`)", link(provider), provider.name.as_str())
+    };
+    let plain: Vec<_> = plain.map(named).collect();
+    table.push_str(&format!(
+        "| {} | `https://HOST/webhooks/NAME` | `--NAME.token-file` |\n",
+        plain.join(", ")
+    ));
     assert_golden("../README.md", &format!("{head}{BEGIN}{table}{END}{tail}"));
 }
 

@@ -14,10 +14,12 @@ use proptest::{collection::vec, option, prelude::*};
 use serde_json::json;
 use whatsapp_quality_exporter::{
     domain::{
-        AccountKey, Change, ChangeKind, Direction, EventKind, LimitScope, MaxPhoneNumbers,
-        MessagingLimit, PhoneNumber, ReportedLimit, WabaId,
+        AccountEvent, AccountKey, AlertSeverity, BanState, Change, ChangeKind, Direction,
+        EventKind, LimitScope, MaxPhoneNumbers, MessagingLimit, PhoneNumber, QualityRating,
+        ReportedLimit, Restriction, RestrictionEnd, TemplateEvent, TemplateId, TemplateQuality,
+        Vocabulary, WabaId,
     },
-    state::{Limit, SHARDS, Table},
+    state::{Account, Limit, SHARDS, Table, Tally},
 };
 
 use crate::{
@@ -191,29 +193,34 @@ fn change() -> impl Strategy<Value = Change> {
     let event = prop::sample::select(EventKind::ALL.to_vec());
     let scope = prop::sample::select(vec![LimitScope::PhoneNumber, LimitScope::Portfolio]);
     let reported = (limit.clone(), scope).prop_map(|(limit, scope)| ReportedLimit { limit, scope });
+    let rating = prop::sample::select(QualityRating::ALL.to_vec());
     let quality = (
         number,
-        event,
+        option::of(event.clone()),
         option::of(reported),
         option::of(limit.clone()),
+        option::of(option::of(rating)),
     )
-        .prop_map(
-            |(phone_number, event, limit, old_limit)| ChangeKind::PhoneNumberQuality {
+        .prop_map(|(phone_number, event, limit, old_limit, rating)| {
+            ChangeKind::PhoneNumberQuality {
                 phone_number,
                 event,
                 limit,
                 old_limit,
-            },
-        );
+                rating,
+            }
+        });
     let most = (option::of(any::<u64>()), option::of(any::<u64>()));
-    let capability = (option::of(limit), most).prop_map(|(limit, (business, waba))| {
-        let max_phone_numbers = MaxPhoneNumbers { business, waba };
-        ChangeKind::AccountCapability {
+    let limits = (option::of(limit.clone()), option::of(limit));
+    let capability = (option::of(event), limits, most).prop_map(
+        |(event, (limit, old_limit), (business, waba))| ChangeKind::AccountCapability {
+            event,
             limit,
-            max_phone_numbers,
-        }
-    });
-    let kind = prop_oneof![3 => quality, 1 => capability];
+            old_limit,
+            max_phone_numbers: MaxPhoneNumbers { business, waba },
+        },
+    );
+    let kind = prop_oneof![3 => quality, 1 => capability, 2 => health()];
     let name = prop::sample::select(vec!["meta", "kaleyra"]);
     (name, account, kind, option::of(1..NEW_YEAR)).prop_map(|(name, waba_id, kind, time)| Change {
         account: AccountKey {
@@ -225,6 +232,41 @@ fn change() -> impl Strategy<Value = Change> {
         unknown: vec![],
         kind,
     })
+}
+
+/// A change of an account's health.
+fn health() -> impl Strategy<Value = ChangeKind> {
+    let end = option::of(1..NEW_YEAR).prop_map(|end| match end {
+        Some(end) => RestrictionEnd::At(at(end)),
+        None => RestrictionEnd::Never,
+    });
+    let restriction = (prop::sample::select(Restriction::ALL.to_vec()), end);
+    let ban_state = prop::sample::select(BanState::ALL.to_vec());
+    let account = (
+        prop::sample::select(AccountEvent::ALL.to_vec()),
+        option::of(prop::collection::vec(restriction, 0..4)),
+        option::of(ban_state),
+    )
+        .prop_map(|(event, restrictions, ban_state)| ChangeKind::Account {
+            event,
+            restrictions,
+            ban_state,
+        });
+    let template = || (0..4_u64).prop_map(|id| Some(TemplateId::from_hash(id.to_be_bytes())));
+    let status = (
+        template(),
+        prop::sample::select(TemplateEvent::ALL.to_vec()),
+    );
+    let quality = (
+        template(),
+        prop::sample::select(TemplateQuality::ALL.to_vec()),
+    );
+    prop_oneof![
+        account,
+        prop::sample::select(AlertSeverity::ALL.to_vec()).prop_map(ChangeKind::AccountAlert),
+        status.prop_map(|(template, event)| ChangeKind::TemplateStatus { template, event }),
+        quality.prop_map(|(template, quality)| ChangeKind::TemplateQuality { template, quality }),
+    ]
 }
 
 /// Every family once, and its help and its type before its samples.
@@ -305,6 +347,13 @@ fn by_the_client_library(table: &Table) -> String {
                 number.events.of(kind) as f64,
             );
         }
+        if let Some(known) = number.rating {
+            for rating in QualityRating::ALL {
+                let label = Some(("rating", rating.as_str()));
+                let is = f64::from(u8::from(known.value == Some(rating)));
+                page.gauge("whatsapp_phone_number_quality_rating", &labels, label, is);
+            }
+        }
         if let Some(last) = number.last_event {
             page.gauge(
                 "whatsapp_phone_number_last_event_timestamp_seconds",
@@ -335,6 +384,7 @@ fn by_the_client_library(table: &Table) -> String {
                 );
             }
         }
+        page.health(&labels, &account);
     }
     page.text()
 }
@@ -377,6 +427,86 @@ impl Page {
             if let Some(last) = changes.last {
                 let name = format!("{prefix}_messaging_limit_changed_timestamp_seconds");
                 self.gauge(&name, labels, direction, last.as_seconds());
+            }
+        }
+    }
+
+    fn health(&mut self, labels: Labels<'_>, account: &Account) {
+        const PREFIX: &str = "whatsapp_business_account_";
+        if let Some(events) = &account.events {
+            self.tallies(
+                "event",
+                "events_total",
+                "event",
+                labels,
+                events.counts.iter(),
+            );
+            for restriction in Restriction::ALL {
+                let label = Some(("restriction", restriction.as_str()));
+                let name = format!("{PREFIX}restriction_end_timestamp_seconds");
+                match events.end_of(restriction) {
+                    Some(RestrictionEnd::At(end)) => {
+                        self.gauge(&name, labels, label, end.as_seconds());
+                    }
+                    Some(RestrictionEnd::Never) => self.gauge(&name, labels, label, f64::INFINITY),
+                    None => {}
+                }
+            }
+            if let Some(known) = events.ban_state {
+                for (name, state) in [
+                    ("disabled", BanState::Disable),
+                    ("disable_scheduled", BanState::ScheduleForDisable),
+                ] {
+                    let is = f64::from(u8::from(known.value == state));
+                    self.gauge(&format!("{PREFIX}{name}"), labels, None, is);
+                }
+            }
+        }
+        if let Some(alerts) = &account.alerts {
+            self.tallies("alert", "alerts_total", "severity", labels, alerts.iter());
+        }
+        if let Some(events) = &account.template_events {
+            self.tallies(
+                "template_event",
+                "template_events_total",
+                "event",
+                labels,
+                events.iter(),
+            );
+        }
+        if let Some(qualities) = &account.template_qualities {
+            for (quality, count) in qualities.counts.iter() {
+                let name = format!("{PREFIX}template_quality_events_total");
+                self.counter(
+                    &name,
+                    labels,
+                    Some(("quality", quality.as_str())),
+                    count as f64,
+                );
+            }
+            for quality in [TemplateQuality::Yellow, TemplateQuality::Red] {
+                let count = qualities.templates_of(quality) as f64;
+                let label = Some(("quality", quality.as_str()));
+                self.gauge(&format!("{PREFIX}templates"), labels, label, count);
+            }
+        }
+    }
+
+    fn tallies<V: Vocabulary>(
+        &mut self,
+        last: &str,
+        total: &str,
+        label: &str,
+        labels: Labels<'_>,
+        tallies: impl Iterator<Item = (V, Tally)>,
+    ) {
+        for (value, tally) in tallies {
+            let label = Some((label, value.name()));
+            let name = format!("whatsapp_business_account_{total}");
+            self.counter(&name, labels, label, tally.total as f64);
+            if let Some(at) = tally.last {
+                let name = format!("whatsapp_business_account_{last}_timestamp_seconds");
+                self.gauge(&name, labels, label, at.as_seconds());
             }
         }
     }

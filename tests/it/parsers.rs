@@ -120,9 +120,8 @@ fn nesting_has_no_depth_that_hurts() {
         r#"{{"unknown":{list},"entry":[{{"id":"1","time":1,"unknown":{object},"changes":[{{"field":
         "phone_number_quality_update","value":{{"unknown":{list},"display_phone_number":"2","event":"FLAGGED"}}}}]}}]}}"#
     );
-    assert_eq!(
-        reads(&post(unknown.as_bytes())),
-        1,
+    assert!(
+        reads(&post(unknown.as_bytes())) > 0,
         "what is unknown must not void what is known, however deep it is"
     );
 }

@@ -107,6 +107,23 @@ fn the_example_of_every_provider_is_one_change() {
 }
 
 #[test]
+fn file_of_a_provider_has_sixty_lines_at_most() {
+    let folder = fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src/providers")).unwrap();
+    let files = folder.map(|file| file.unwrap().path());
+    let files = files.filter(|path| path.extension().is_some_and(|extension| extension == "rs"));
+    let mut found = 0;
+    for path in files {
+        let text = fs::read_to_string(&path).unwrap();
+        if text.contains("static PROVIDER: Provider") {
+            found += 1;
+            let lines = text.lines().count();
+            assert!(lines <= 60, "{} has {lines} lines", path.display());
+        }
+    }
+    assert_eq!(found, providers::ALL.len());
+}
+
+#[test]
 fn an_account_is_one_providers_alone() {
     const ACCOUNT: &str = "300000000000101";
     const NUMBER: &str = "447700900101";
@@ -148,7 +165,7 @@ fn an_account_is_one_providers_alone() {
 }
 
 #[test]
-fn a_number_and_an_account_remember_their_last_thirty_two_deliveries() {
+fn a_number_remembers_its_last_32_deliveries_and_an_account_1024() {
     let quality = |time| {
         json!({"id": "1", "time": time, "changes": [{"field": "phone_number_quality_update",
             "value": {"display_phone_number": "2", "event": "ONBOARDING"}}]})
@@ -157,32 +174,34 @@ fn a_number_and_an_account_remember_their_last_thirty_two_deliveries() {
         json!({"id": "1", "time": time, "changes": [{"field": "business_capability_update",
             "value": {"current_limit": ""}}]})
     };
-    let duplicates = |memory: &mut Memory, time: i64| {
-        let body = json!({"entry": [quality(time), capability(time)]}).to_string();
-        memory
-            .deliver(provider("meta"), &post(body.as_bytes()), at(NEW_YEAR))
-            .unwrap()
-            .duplicate
+    let alert = |time| {
+        json!({"id": "1", "time": time, "changes": [{"field": "account_alerts",
+            "value": {"alert_severity": "WARNING"}}]})
     };
-    let first = 1_766_000_000;
-    let mut memory = Memory::default();
-    for time in first..first + 33 {
-        assert_eq!(duplicates(&mut memory, time), 0);
+    type Entry<'a> = &'a dyn Fn(i64) -> serde_json::Value;
+    let windows: [(Entry<'_>, i64); 3] = [(&quality, 32), (&capability, 1024), (&alert, 1024)];
+    for (entry, window) in windows {
+        let first = 1_766_000_000;
+        let mut memory = Memory::default();
+        let mut is_duplicate = |time| {
+            let body = json!({"entry": [entry(time)]}).to_string();
+            let body = post(body.as_bytes());
+            let outcomes = memory.deliver(provider("meta"), &body, at(NEW_YEAR));
+            outcomes.unwrap().duplicate == 1
+        };
+        for time in first..=first + window {
+            assert!(!is_duplicate(time));
+        }
+        for time in first + 1..=first + window {
+            let before = first + window - time;
+            assert!(
+                is_duplicate(time),
+                "the window ends too early, {before} before the last"
+            );
+        }
+        assert!(!is_duplicate(first), "the window has no end");
+        assert!(is_duplicate(first), "what was forgotten is remembered anew");
     }
-    for time in first + 1..first + 33 {
-        assert_eq!(
-            duplicates(&mut memory, time),
-            2,
-            "the window ends too early, {} before the last",
-            first + 32 - time
-        );
-    }
-    assert_eq!(duplicates(&mut memory, first), 0, "the window has no end");
-    assert_eq!(
-        duplicates(&mut memory, first),
-        2,
-        "what was forgotten is remembered anew"
-    );
 }
 
 #[test]

@@ -440,8 +440,8 @@ fn a_newer_database_is_refused_and_left_as_it_is() {
         ),
         (
             "one provider",
-            "UPDATE versions SET key = replace(key, 'meta', 'gupshup')",
-            "its provider \"gupshup\" is unknown to this version",
+            "UPDATE versions SET key = replace(key, 'meta', 'tomorrow')",
+            "its provider \"tomorrow\" is unknown to this version",
         ),
         (
             "one kind of record",

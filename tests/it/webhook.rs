@@ -713,7 +713,7 @@ fn webhook_of_another_kind_is_accepted_and_ignored() {
     let (_folder, exporter) = start(&[], &[]);
     for body in [
         r#"{"object":"whatsapp_business_account","entry":[{"id":"1","changes":[{"field":"messages","value":{"messages":[{"from":"16315551181"}]}}]}]}"#,
-        r#"{"object":"whatsapp_business_account","entry":[{"id":"1","changes":[{"field":"message_template_status_update","value":{"event":"FLAGGED"}}]}]}"#,
+        r#"{"object":"whatsapp_business_account","entry":[{"id":"1","changes":[{"field":"message_template_components_update","value":{"event":"FLAGGED"}}]}]}"#,
         r#"{"object":"whatsapp_business_account","entry":[]}"#,
         r#"{"object":"page","entry":[{"id":"1","changes":[{"field":"phone_number_quality_update","value":{}}]}]}"#,
         "{}",

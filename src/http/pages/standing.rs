@@ -46,8 +46,10 @@ impl Standing {
             proof: match provider.proof {
                 _ if !is_on => "off",
                 _ if authenticator.is_open() => "nothing",
-                Proof::Hmac { .. } => "signature",
+                Proof::Signature(_) => "signature",
                 Proof::Token => "token",
+                Proof::SignatureOrToken(_) if authenticator.takes_token() => "token",
+                Proof::SignatureOrToken(_) => "signature",
             },
             has_handshake: provider.handshake,
             last_handshake: moment(|metrics| &metrics.last_handshake),

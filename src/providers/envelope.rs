@@ -1,0 +1,308 @@
+//! Meta's envelope, which those who pass Meta's webhooks on keep whole or in part.
+//!
+//! Sources: Meta's reference pages of the webhooks `phone_number_quality_update`,
+//! `business_capability_update`, `account_update`, `account_alerts`,
+//! `message_template_status_update` and `message_template_quality_update`.
+
+use std::borrow::Cow;
+
+use serde::de::MapAccess;
+use serde_json::{Value as Json, json};
+
+use super::{
+    Delivery, InvalidChange, Message, ParseError, Parsed, Provider, Sample,
+    health::{AccountEventFields, AlertFields, Common, TemplateFields},
+    json::{Fields, Item, List, Node, Object, Scalar, pass_over, read_body},
+    quality::{CapabilityFields, QualityFields},
+    shape::TEST_ACCOUNT,
+};
+use crate::domain::{AccountEvent, Change, ProviderName};
+
+/// Writes a delivery as Meta sends it.
+pub(super) fn write(_: &Provider, sample: &Sample) -> Option<Message> {
+    Some(Message::Json(json!({
+        "object": "whatsapp_business_account",
+        "entry": [entry(sample)?],
+    })))
+}
+
+/// Writes the entry of a delivery.
+pub(super) fn entry(sample: &Sample) -> Option<Json> {
+    let (field, value) = match sample.quality() {
+        Some((phone_number, _)) => {
+            let mut value = sample.fields("event", ["current_limit", "old_limit"]);
+            value.insert("display_phone_number".into(), phone_number.into());
+            (QUALITY, Json::Object(value))
+        }
+        None => {
+            let limit = Sample::tier(sample.limit?);
+            (
+                CAPABILITY,
+                json!({"max_daily_conversations_per_business": limit}),
+            )
+        }
+    };
+    Some(json!({
+        "id": sample.waba_id.as_str(),
+        "time": sample.at.as_seconds().trunc() as u64,
+        "changes": [{"field": field, "value": value}],
+    }))
+}
+
+/// The fields of changes that mean something here.
+const QUALITY: &str = "phone_number_quality_update";
+const CAPABILITY: &str = "business_capability_update";
+const ACCOUNT_EVENT: &str = "account_update";
+const ACCOUNT_ALERT: &str = "account_alerts";
+const TEMPLATE_STATUS: &str = "message_template_status_update";
+const TEMPLATE_QUALITY: &str = "message_template_quality_update";
+
+/// Reads a delivery as Meta sends it.
+pub(super) fn read(provider: &Provider, delivery: &Delivery<'_>) -> Result<Parsed, ParseError> {
+    let envelope: Envelope<'_> = read_body(delivery.body)?;
+    let mut parsed = Parsed::default();
+    envelope.read_into(provider.name, &mut parsed);
+    Ok(parsed.or_nothing())
+}
+
+/// What Meta wraps changes in.
+#[derive(Default)]
+pub(super) struct Envelope<'a> {
+    object: Scalar<'a>,
+    entry: List<Entry<'a>>,
+}
+
+/// The changes of one account.
+#[derive(Default)]
+pub(super) struct Entry<'a> {
+    id: Scalar<'a>,
+    pub(super) time: Scalar<'a>,
+    changes: List<RawChange<'a>>,
+}
+
+#[derive(Default)]
+struct RawChange<'a> {
+    field: Scalar<'a>,
+    value: Node<Fields<'a>>,
+}
+
+impl<'a> Object<'a> for Envelope<'a> {
+    fn take<A: MapAccess<'a>>(
+        &mut self,
+        key: Cow<'a, [u8]>,
+        values: &mut A,
+    ) -> Result<(), A::Error> {
+        match key.as_ref() {
+            b"object" => self.object = values.next_value()?,
+            b"entry" => self.entry = values.next_value()?,
+            _ => pass_over(values)?,
+        }
+        Ok(())
+    }
+}
+
+impl<'a> Object<'a> for Entry<'a> {
+    fn take<A: MapAccess<'a>>(
+        &mut self,
+        key: Cow<'a, [u8]>,
+        values: &mut A,
+    ) -> Result<(), A::Error> {
+        match key.as_ref() {
+            b"id" => self.id = values.next_value()?,
+            b"time" => self.time = values.next_value()?,
+            b"changes" => self.changes = values.next_value()?,
+            _ => pass_over(values)?,
+        }
+        Ok(())
+    }
+}
+
+impl<'a> Object<'a> for RawChange<'a> {
+    fn take<A: MapAccess<'a>>(
+        &mut self,
+        key: Cow<'a, [u8]>,
+        values: &mut A,
+    ) -> Result<(), A::Error> {
+        match key.as_ref() {
+            b"field" => self.field = values.next_value()?,
+            b"value" => self.value = values.next_value()?,
+            _ => pass_over(values)?,
+        }
+        Ok(())
+    }
+}
+
+impl<'a> Item<'a> for Entry<'a> {
+    fn put_into(self, list: &mut List<Self>) {
+        list.ignored += self.changes.ignored;
+        list.invalid += self.changes.invalid;
+        if !self.changes.kept.is_empty() {
+            list.kept.push(self);
+        }
+    }
+}
+
+impl<'a> Item<'a> for RawChange<'a> {
+    fn put_into(self, list: &mut List<Self>) {
+        match self.field.as_str() {
+            QUALITY | CAPABILITY | ACCOUNT_EVENT | ACCOUNT_ALERT | TEMPLATE_STATUS
+            | TEMPLATE_QUALITY => list.kept.push(self),
+            _ => list.ignored += 1,
+        }
+    }
+}
+
+impl<'a> Envelope<'a> {
+    /// Reads the changes.
+    pub(super) fn read_into(&self, provider: ProviderName, parsed: &mut Parsed) {
+        let is_known = matches!(self.object, Scalar::Absent)
+            || self.object.as_str() == "whatsapp_business_account";
+        parsed.ignored += self.entry.ignored;
+        parsed.invalid_shapes(self.entry.invalid);
+        for entry in &self.entry.kept {
+            match is_known {
+                true => entry.read_changes(provider, parsed),
+                false => parsed.ignored += entry.changes.kept.len() as u64,
+            }
+        }
+    }
+
+    /// Takes this time as that of each entry.
+    pub(super) fn set_time(&mut self, time: &Scalar<'a>) {
+        for entry in &mut self.entry.kept {
+            entry.time.clone_from(time);
+        }
+    }
+}
+
+impl<'a> Entry<'a> {
+    /// Reads the changes of an entry that stands in no envelope.
+    pub(super) fn read_into(&self, provider: ProviderName, parsed: &mut Parsed) {
+        parsed.ignored += self.changes.ignored;
+        parsed.invalid_shapes(self.changes.invalid);
+        self.read_changes(provider, parsed);
+    }
+
+    /// The changes of an entry that is a whole delivery.
+    pub(super) fn read(&self, provider: ProviderName) -> Parsed {
+        let mut parsed = Parsed::default();
+        self.read_into(provider, &mut parsed);
+        parsed.or_nothing()
+    }
+
+    fn read_changes(&self, provider: ProviderName, parsed: &mut Parsed) {
+        for change in &self.changes.kept {
+            if self.id.as_str() == TEST_ACCOUNT {
+                parsed.test += 1;
+                continue;
+            }
+            parsed.push(match &change.value {
+                Node::Object(value) => self.change(provider, change.field.as_str(), value),
+                _ => Err(InvalidChange::Shape),
+            });
+        }
+    }
+
+    fn change(
+        &self,
+        provider: ProviderName,
+        field: &str,
+        value: &Fields<'a>,
+    ) -> Result<Change, InvalidChange> {
+        match field {
+            QUALITY => self.quality(provider, value),
+            CAPABILITY => self.capability(provider, value),
+            ACCOUNT_EVENT => self.account_event(provider, value),
+            ACCOUNT_ALERT => {
+                let info = value.object("alert_info")?;
+                // The documentation has them nested, the samples of the app dashboard flat.
+                let either = |name| match info.scalar(name) {
+                    Scalar::Absent => value.scalar(name),
+                    nested => nested,
+                };
+                let fields = AlertFields {
+                    severity: either("alert_severity"),
+                    alert_type: either("alert_type"),
+                    entity_type: either("entity_type"),
+                    entity_id: either("entity_id"),
+                };
+                fields.change(provider, &self.common())
+            }
+            _ => {
+                let template = TemplateFields {
+                    id: value.scalar("message_template_id"),
+                    name: value.scalar("message_template_name"),
+                    language: value.scalar("message_template_language"),
+                };
+                let common = self.common();
+                match field {
+                    TEMPLATE_STATUS => template.status(provider, &common, &value.scalar("event")),
+                    _ => template.quality(provider, &common, &value.scalar("new_quality_score")),
+                }
+            }
+        }
+    }
+
+    fn common(&self) -> Common<'a> {
+        Common {
+            waba_id: self.id.clone(),
+            time: self.time.clone(),
+            ..Common::default()
+        }
+    }
+
+    fn quality(&self, provider: ProviderName, value: &Fields<'_>) -> Result<Change, InvalidChange> {
+        let fields = QualityFields {
+            waba_id: self.id.clone(),
+            time: self.time.clone(),
+            phone_number: value.scalar("display_phone_number"),
+            event: value.scalar("event"),
+            portfolio_limit: value.scalar("max_daily_conversations_per_business"),
+            current_limit: value.scalar("current_limit"),
+            old_limit: value.scalar("old_limit"),
+            ..QualityFields::default()
+        };
+        fields.change(provider)
+    }
+
+    fn capability(
+        &self,
+        provider: ProviderName,
+        value: &Fields<'_>,
+    ) -> Result<Change, InvalidChange> {
+        let fields = CapabilityFields {
+            waba_id: self.id.clone(),
+            time: self.time.clone(),
+            portfolio_limit: value.scalar("max_daily_conversations_per_business"),
+            current_limit: value.scalar("current_limit"),
+            per_phone_limit: value.scalar("max_daily_conversation_per_phone"),
+            max_per_business: value.scalar("max_phone_numbers_per_business"),
+            max_per_waba: value.scalar("max_phone_numbers_per_waba"),
+            ..CapabilityFields::default()
+        };
+        fields.change(provider)
+    }
+
+    fn account_event(
+        &self,
+        provider: ProviderName,
+        value: &Fields<'a>,
+    ) -> Result<Change, InvalidChange> {
+        let event = value.scalar("event");
+        let mut common = self.common();
+        // The entry of such an event is the partner's portfolio.
+        if AccountEvent::is_of_a_partner(event.as_str()) {
+            common.waba_id = value.object("waba_info")?.scalar("waba_id");
+        }
+        let restrictions = value.objects("restriction_info")?;
+        let names = ["restriction_type", "expiration"];
+        let fields = AccountEventFields {
+            event,
+            is_event_implied: false,
+            restrictions: AccountEventFields::restrictions(restrictions, names),
+            ban_state: value.object("ban_info")?.scalar("waba_ban_state"),
+            violation: value.object("violation_info")?.scalar("violation_type"),
+        };
+        fields.change(provider, &common)
+    }
+}

@@ -2,10 +2,14 @@
 
 use super::{Verb, shipped};
 
-const FILES: [(&str, &str); 2] = [
+const FILES: [(&str, &str); 3] = [
     (
         "whatsapp-fleet.json",
         include_str!("../../dashboards/whatsapp-fleet.json"),
+    ),
+    (
+        "whatsapp-accounts.json",
+        include_str!("../../dashboards/whatsapp-accounts.json"),
     ),
     (
         "whatsapp-exporter.json",

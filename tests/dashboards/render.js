@@ -1,4 +1,4 @@
-// Draws every panel of both dashboards in Chromium, against a real Prometheus after a real scenario, and reads what a
+// Draws every panel of the dashboards in Chromium, against a real Prometheus after a real scenario, and reads what a
 // person would read. Leaves the pictures in target/dashboards.
 
 const assert = require('node:assert/strict');
@@ -29,7 +29,7 @@ async function main() {
         ending.push(() => browser.close());
         const now = Math.floor(Date.now() / 1000);
         const failures = [];
-        for (const [name, look] of [['whatsapp-fleet', fleet], ['whatsapp-exporter', exporter]]) {
+        for (const [name, look] of [['whatsapp-fleet', fleet], ['whatsapp-accounts', accounts], ['whatsapp-exporter', exporter]]) {
             const page = await browser.newPage();
             await draw(page, site, name, read(name), played, now, failures);
             await check(failures, name, () => look(page));
@@ -50,7 +50,7 @@ async function main() {
 // ---- what a person reads
 
 async function fleet(page) {
-    const stats = { 'Phone numbers': /^14$/, 'Downgraded in 24 h': /^4$/, 'Flagged now': /^2$/, 'Lowest limit': /^250$/, 'Firing alerts': /^[1-9]\d*$/ };
+    const stats = { 'Phone numbers': /^16$/, 'Downgraded in 24 h': /^4$/, 'Flagged now': /^4$/, 'Lowest limit': /^250$/, 'Firing alerts': /^[1-9]\d*$/ };
     for (const [title, value] of Object.entries(stats)) {
         assert.match(await text(page, title), value, title);
     }
@@ -58,7 +58,7 @@ async function fleet(page) {
         assert.ok(await page.$eval(`[data-panel="${title}"]`, isRed), `${title} is not red`);
     }
     const flagged = await page.$$('[data-panel="Numbers, worst first"] [role=cell]:has-text("FLAGGED")');
-    assert.equal(flagged.length, 2);
+    assert.equal(flagged.length, 4);
     for (const cell of flagged) {
         assert.ok(await cell.evaluate(isRed), 'FLAGGED is not red');
     }
@@ -78,6 +78,29 @@ async function fleet(page) {
     assert.match(accounts, /204580258680796/);
     assert.match(accounts, /2,000/);
     assert.match(await text(page, 'Events'), /DOWNGRADE/);
+}
+
+async function accounts(page) {
+    const stats = { 'Disabled, or about to be': /^2$/, 'Restricted now': /^1$/, 'Alerts in 24 h': /^1$/, 'Templates of low quality': /^1$/, 'Numbers rated low': /^1$/ };
+    for (const [title, value] of Object.entries(stats)) {
+        assert.match(await text(page, title), value, title);
+        assert.ok(await page.$eval(`[data-panel="${title}"]`, isRed), `${title} is not red`);
+    }
+    const rows = await page.$$eval('[data-panel="Accounts, worst first"] [role=row]:has([role=cell])', (all) => all.map((row) => row.textContent));
+    assert.match(rows[0], /DISABLED/, 'the worst account does not stand first');
+    assert.match(rows[1], /scheduled/);
+    const table = await wholeTable(page, 'Accounts, worst first');
+    for (const word of ['102290129340398', '204580258680796', 'ago', '–', 'no end']) {
+        assert.ok(table.includes(word), `no ${word} in the table: ${table}`);
+    }
+    assert.ok(!/Infinity|NaN|∞|undefined|1970|Invalid/.test(table), table);
+    const restrictions = await wholeTable(page, 'Restrictions');
+    for (const word of ['RESTRICTED_BIZ_INITIATED_MESSAGING', 'RESTRICTED_ADD_PHONE_NUMBER_ACTION', 'no end']) {
+        assert.ok(restrictions.includes(word), `no ${word}: ${restrictions}`);
+    }
+    assert.match(await text(page, 'Account events'), /ACCOUNT_RESTRICTION/);
+    assert.match(await text(page, 'Template events'), /PAUSED/);
+    assert.match(await text(page, 'Ratings'), /YELLOW/);
 }
 
 async function exporter(page) {

@@ -9,7 +9,7 @@ const path = require('node:path');
 const ROOT = path.join(__dirname, '../..');
 const PATIENCE = 120_000;
 const HOUR = 3600;
-const RETAIL = '102290129340398', TRAVEL = '204580258680796', CAMPAIGNS = '300000000000101';
+const RETAIL = '102290129340398', TRAVEL = '204580258680796', CAMPAIGNS = '300000000000101', OUTLET = '409160517361592';
 const TOKEN = { '8x8': 'a-token-of-8x8' };
 
 /** Starts both programs with their files below `folder`; `stop` ends them, and must be called. */
@@ -46,6 +46,10 @@ async function play(url, prometheus) {
         }
         await send.capability(RETAIL, { max_phone_numbers_per_business: 25 });
         await send.capability(TRAVEL, { max_daily_conversations_per_business: 10000, max_phone_numbers_per_waba: 5 });
+        await send.account(TRAVEL, 'account_alerts', { alert_severity: 'WARNING', alert_type: 'INCREASED_CAPABILITIES_ELIGIBILITY_DEFERRED' });
+        await send.account(TRAVEL, 'account_update', { event: 'ACCOUNT_RESTRICTION', restriction_info: [{ restriction_type: 'RESTRICTED_ADD_PHONE_NUMBER_ACTION' }] });
+        await send.account(TRAVEL, 'message_template_quality_update', { message_template_id: 1, new_quality_score: 'YELLOW' });
+        await send.rating('919000000011', 'ONBOARDING', 'GREEN');
         await send.eightByEight('447700900101', { event: 'UPGRADE', currentLimit: 'TIER_UNLIMITED' });
         await send.eightByEight('447700900102', { event: 'ONBOARDING', currentLimit: 'TIER_10K' });
         await send.eightByEight('447700900103', { event: 'ONBOARDING' });
@@ -63,6 +67,13 @@ async function play(url, prometheus) {
         await send.meta(RETAIL, '15550783881', { event: 'DOWNGRADE', current_limit: 'TIER_10K', old_limit: 'TIER_100K' });
         await send.meta(RETAIL, '15550783882', { event: 'THROUGHPUT_UPGRADE', current_limit: 'TIER_100K' });
         await send.kaleyra('919000000001', 'UNFLAGGED', 'TIER_1K');
+        await send.account(TRAVEL, 'message_template_quality_update', { message_template_id: 2, new_quality_score: 'RED' });
+        await send.account(TRAVEL, 'message_template_status_update', { message_template_id: 2, event: 'PAUSED' });
+        await send.account(TRAVEL, 'account_update', { event: 'ACCOUNT_RESTRICTION', restriction_info: [{ restriction_type: 'RESTRICTED_BIZ_INITIATED_MESSAGING', expiration: seconds() + 5 * HOUR }] });
+        await send.account(RETAIL, 'account_update', { event: 'DISABLED_UPDATE', ban_info: { waba_ban_state: 'SCHEDULE_FOR_DISABLE' } });
+        await send.account(OUTLET, 'account_update', { event: 'DISABLED_UPDATE', ban_info: { waba_ban_state: 'DISABLE' } });
+        await send.rating('919000000011', 'FLAGGED', 'YELLOW');
+        await send.rating('919000000012', 'FLAGGED', 'RED');
         await scraped(6);
 
         await send.capability(TRAVEL, { max_daily_conversations_per_business: 2000, max_phone_numbers_per_waba: 5 });
@@ -105,6 +116,8 @@ function sender(url) {
     const began = new Date().toISOString();
     return {
         meta: (waba, number, value, ago = 1) => meta(waba, 'phone_number_quality_update', { display_phone_number: number, ...value }, ago),
+        account: (waba, field, value) => meta(waba, field, value, 1),
+        rating: (number, event, qualityRating) => post(200, '/webhooks/nxcloud', { field: 'phone_number_quality_update', wabaId: CAMPAIGNS, displayPhoneNumber: number, event, qualityRating }),
         capability: (waba, value) => meta(waba, 'business_capability_update', value, 1),
         eightByEight: (number, event) => eightByEight(`event-${events += 1}`, new Date().toISOString(), number, event),
         kaleyra: async (number, event, limit) => {
@@ -125,7 +138,7 @@ async function startExporter(folder, children) {
     const environment = { ...process.env, WHATSAPP_EXPORTER_8X8_TOKEN: TOKEN['8x8'], WHATSAPP_EXPORTER_META_VERIFY_TOKEN: 'verify' };
     const child = run(children, path.join(ROOT, 'target/release/whatsapp-quality-exporter'), [
         '--web.listen-address=127.0.0.1:0', '--webhook.listen-address=127.0.0.1:0', `--storage.path=${path.join(folder, 'data')}`, '--log.format=json',
-        '--webhook.allow-unauthenticated=meta,innopaas,kaleyra',
+        '--webhook.allow-unauthenticated=meta,innopaas,kaleyra,nxcloud',
     ], environment);
     let log = '';
     child.stderr.on('data', (text) => { log += text; });

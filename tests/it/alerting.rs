@@ -138,6 +138,8 @@ fn a_downgrade_is_notified_once_and_what_follows_from_it_is_not() {
         "{own:#}"
     );
 
+    chain.bad_news_of_accounts();
+
     // A restart is no news.
     let before = chain.all_received();
     let chain = chain.kill_exporter_and_restart();
@@ -246,6 +248,73 @@ impl Chain {
             chain.instant("whatsapp_exporter_build_info").is_some()
         });
         chain
+    }
+
+    /// A restriction of one account and the ban of another are notified once each; the ban hides the
+    /// fall of its account, and not another's news.
+    fn bad_news_of_accounts(&self) {
+        self.deliver(
+            "5",
+            "account_update",
+            &json!({"event": "ACCOUNT_RESTRICTION", "restriction_info": [
+                {"restriction_type": "RESTRICTED_BIZ_INITIATED_MESSAGING", "expiration": now() as u64 + 86_400}]}),
+        );
+        let restricted = self.notification("WhatsAppBusinessAccountRestricted", "5");
+        println!("{restricted:#}");
+        let texts = descriptions(&restricted);
+        assert_eq!(texts.len(), 1, "{restricted:#}");
+        assert!(
+            texts[0].contains("RESTRICTED_BIZ_INITIATED_MESSAGING of account 5"),
+            "{texts:?}"
+        );
+
+        let ban = json!({"event": "DISABLED_UPDATE", "ban_info": {"waba_ban_state": "DISABLE"}});
+        self.deliver("6", "account_update", &ban);
+        let disabled = self.notification("WhatsAppBusinessAccountDisabled", "6");
+        println!("{disabled:#}");
+        let texts = descriptions(&disabled);
+        assert_eq!(texts.len(), 1, "{disabled:#}");
+        assert!(texts[0].contains("account 6 is disabled"), "{texts:?}");
+        for limit in [10_000, 2000] {
+            self.capability("6", json!({"max_daily_conversations_per_business": limit}));
+        }
+        wait_for("the fall of the disabled account to be suppressed", || {
+            let states = self.states("WhatsAppBusinessAccountDowngraded", "6");
+            !states.is_empty() && states.iter().all(|state| state == "suppressed")
+        });
+        let fall = self.received("WhatsAppBusinessAccountDowngraded", "6");
+        assert_eq!(fall.len(), 0, "{fall:#?}");
+
+        for (field, value, alert) in [
+            (
+                "account_update",
+                json!({"event": "ACCOUNT_VIOLATION"}),
+                "WhatsAppBusinessAccountViolation",
+            ),
+            (
+                "account_alerts",
+                json!({"alert_severity": "CRITICAL"}),
+                "WhatsAppBusinessAccountAlert",
+            ),
+            (
+                "message_template_status_update",
+                json!({"event": "PAUSED", "message_template_id": 1}),
+                "WhatsAppTemplateStopped",
+            ),
+        ] {
+            self.deliver("5", field, &value);
+            let notified = self.notification(alert, "5");
+            assert!(
+                descriptions(&notified)[0].contains("account 5"),
+                "{notified:#}"
+            );
+        }
+        let red = json!({"new_quality_score": "RED", "message_template_id": 1});
+        self.deliver("5", "message_template_quality_update", &red);
+        let rated = json!({"field": "phone_number_quality_update", "wabaId": "7", "event": "FLAGGED",
+            "displayPhoneNumber": "15550100007", "qualityRating": "GREEN"});
+        let answer = self.exporter.post("/webhooks/nxcloud", &rated.to_string());
+        assert_eq!(answer.json()["applied"], 1, "{}", answer.text());
     }
 
     fn quality(&self, waba_id: &str, number: &str, mut value: Json) {

@@ -6,7 +6,7 @@ use serde_json::{Value as Json, json};
 
 use crate::support::fixture;
 
-const FILES: [&str; 2] = ["whatsapp-fleet", "whatsapp-exporter"];
+const FILES: [&str; 3] = ["whatsapp-fleet", "whatsapp-accounts", "whatsapp-exporter"];
 
 /// Every query of every panel and annotation with its place, each variable at "All".
 pub fn queries() -> Vec<(String, String)> {
@@ -198,6 +198,10 @@ fn variables_are_chained_and_all_means_all() {
         ["datasource", "provider", "waba_id", "phone_number"]
     );
     assert_eq!(
+        names("whatsapp-accounts"),
+        ["datasource", "provider", "waba_id"]
+    );
+    assert_eq!(
         names("whatsapp-exporter"),
         ["datasource", "job", "instance", "provider"]
     );
@@ -271,7 +275,7 @@ fn every_alert_has_what_a_person_needs_at_night() {
     let rules = fixture("../alerts/whatsapp.rules.yml");
     let runbook = fixture("../docs/runbook.md");
     let alerts: Vec<_> = rules.split("      - alert: ").skip(1).collect();
-    assert_eq!(alerts.len(), 19);
+    assert_eq!(alerts.len(), 26);
     for alert in alerts {
         let name = alert.lines().next().unwrap();
         for needed in [

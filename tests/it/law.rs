@@ -6,7 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::{collection::vec, option, prelude::*, sample::Index};
 use serde_json::{Value as Json, json};
 use whatsapp_quality_exporter::{
-    domain::{AccountKey, Change, EventKind, NumberKey, PhoneNumber, Timestamp, WabaId},
+    domain::{
+        AccountEvent, AccountKey, AlertSeverity, BanState, Change, EventKind, NumberKey,
+        PhoneNumber, Restriction, TemplateEvent, TemplateQuality, Timestamp, WabaId,
+    },
     state::{Draft, Forgettable, Heartbeat, HeartbeatKind, Record},
     store::{Sqlite, Store},
 };
@@ -55,6 +58,9 @@ enum What {
         business: Option<u64>,
         waba: Option<u64>,
     },
+    /// An account event, an alert, or what became of a template and its quality: the fields that
+    /// matter.
+    Health { field: &'static str, value: Json },
     /// The operator removes a number, or the account with all its numbers.
     Forget { number: Option<String> },
 }
@@ -437,7 +443,7 @@ fn load(store: &mut Sqlite) -> Memory {
 
 /// The samples that the law speaks of.
 fn lawful(memory: &Memory) -> BTreeSet<String> {
-    const LAWFUL: [&str; 7] = [
+    const LAWFUL: [&str; 14] = [
         "whatsapp_phone_number_messaging_limit",
         "whatsapp_phone_number_flagged",
         "whatsapp_phone_number_high_throughput",
@@ -445,6 +451,13 @@ fn lawful(memory: &Memory) -> BTreeSet<String> {
         "whatsapp_phone_number_last_event_timestamp_seconds",
         "whatsapp_business_account_messaging_limit",
         "whatsapp_business_account_max_phone_numbers",
+        "whatsapp_business_account_events_total",
+        "whatsapp_business_account_restriction_end_timestamp_seconds",
+        "whatsapp_business_account_disabled",
+        "whatsapp_business_account_disable_scheduled",
+        "whatsapp_business_account_alerts_total",
+        "whatsapp_business_account_template_events_total",
+        "whatsapp_business_account_template_quality_events_total",
     ];
     let samples = memory
         .samples()
@@ -470,6 +483,7 @@ fn model(said: &[Report]) -> BTreeSet<String> {
     struct Account {
         limit: Option<(usize, f64)>,
         most: [Option<u64>; 2],
+        health: Health,
     }
     let mut numbers: BTreeMap<(&str, &str), Number> = BTreeMap::new();
     let mut accounts: BTreeMap<&str, Account> = BTreeMap::new();
@@ -522,6 +536,10 @@ fn model(said: &[Report]) -> BTreeSet<String> {
                 if business.is_some() || waba.is_some() {
                     account.most = [*business, *waba];
                 }
+            }
+            What::Health { field, value } => {
+                let account = accounts.entry(account).or_default();
+                account.health.apply(field, value);
             }
             What::Forget {
                 number: Some(number),
@@ -587,8 +605,151 @@ fn model(said: &[Report]) -> BTreeSet<String> {
                 );
             }
         }
+        known.health.show(&mut |name, label, value| {
+            let labels = [Some(("waba_id", *account)), label];
+            let labels: Vec<_> = labels.into_iter().flatten().collect();
+            show(&format!("business_account_{name}"), &labels, value);
+        });
     }
     lines
+}
+
+/// What the model knows of an account's health.
+#[derive(Default)]
+struct Health {
+    /// By the field of the webhook and the value of its label.
+    counts: BTreeMap<&'static str, BTreeMap<String, u32>>,
+    /// Ends that were said since all restrictions were last lifted, the latest said last.
+    ends: Vec<(String, f64)>,
+    ban_state: Option<String>,
+}
+
+impl Health {
+    /// The families of counts: the field of the webhook, the family, its label, and its values.
+    fn families() -> [(&'static str, &'static str, &'static str, Vec<&'static str>); 4] {
+        [
+            (
+                "account_update",
+                "events_total",
+                "event",
+                AccountEvent::ALL.map(AccountEvent::as_str).into(),
+            ),
+            (
+                "account_alerts",
+                "alerts_total",
+                "severity",
+                AlertSeverity::ALL.map(AlertSeverity::as_str).into(),
+            ),
+            (
+                "message_template_status_update",
+                "template_events_total",
+                "event",
+                TemplateEvent::ALL.map(TemplateEvent::as_str).into(),
+            ),
+            (
+                "message_template_quality_update",
+                "template_quality_events_total",
+                "quality",
+                TemplateQuality::ALL.map(TemplateQuality::as_str).into(),
+            ),
+        ]
+    }
+
+    fn apply(&mut self, field: &'static str, value: &Json) {
+        let name = ["event", "alert_severity", "new_quality_score"]
+            .into_iter()
+            .find_map(|name| value[name].as_str())
+            .unwrap();
+        let counts = self.counts.entry(field).or_default();
+        *counts.entry(name.to_owned()).or_default() += 1;
+        if field != "account_update" {
+            return;
+        }
+        if let Some(listed) = value["restriction_info"].as_array() {
+            if listed.is_empty() {
+                self.ends.clear();
+            }
+            for restriction in listed {
+                let name = restriction["restriction_type"].as_str().unwrap();
+                let end = restriction["expiration"].as_f64().unwrap_or(f64::INFINITY);
+                self.ends.push((name.to_owned(), end));
+            }
+        }
+        if let Some(ban_state) = value["ban_info"]["waba_ban_state"].as_str() {
+            self.ban_state = Some(ban_state.to_owned());
+            if ban_state == "REINSTATE" {
+                self.ends.clear();
+            }
+        }
+    }
+
+    fn show(&self, show: &mut dyn FnMut(&str, Option<(&str, &str)>, f64)) {
+        for (field, family, label, values) in Self::families() {
+            let Some(counts) = self.counts.get(field) else {
+                continue;
+            };
+            for value in values {
+                let count = counts.get(value).copied().unwrap_or(0);
+                show(family, Some((label, value)), count.into());
+            }
+        }
+        for restriction in Restriction::ALL.map(Restriction::as_str) {
+            let ends = self.ends.iter().filter(|(name, _)| name == restriction);
+            let ends = ends.map(|(_, end)| *end);
+            let end = match restriction {
+                "UNKNOWN" => ends.reduce(f64::max),
+                _ => ends.last(),
+            };
+            if let Some(end) = end {
+                let family = "restriction_end_timestamp_seconds";
+                show(family, Some(("restriction", restriction)), end);
+            }
+        }
+        if let Some(ban_state) = self.ban_state.as_deref() {
+            show(
+                "disabled",
+                None,
+                f64::from(u8::from(ban_state == "DISABLE")),
+            );
+            let is_scheduled = ban_state == "SCHEDULE_FOR_DISABLE";
+            show("disable_scheduled", None, f64::from(u8::from(is_scheduled)));
+        }
+    }
+}
+
+/// Webhooks of an account's health: the field and the value.
+fn health() -> impl Strategy<Value = (&'static str, Json)> + Clone {
+    let restriction = (
+        prop::sample::select(Restriction::ALL.map(Restriction::as_str).to_vec()),
+        option::of(1_790_000_000_u32..1_790_000_009),
+    )
+        .prop_map(|(name, end)| json!({"restriction_type": name, "expiration": end}));
+    let restrictions = option::of(vec(restriction, 0..3))
+        .prop_map(|listed| json!({"event": "ACCOUNT_RESTRICTION", "restriction_info": listed}));
+    let ban_state = option::of(prop::sample::select(
+        BanState::ALL.map(BanState::as_str).to_vec(),
+    ))
+    .prop_map(|state| json!({"event": "DISABLED_UPDATE", "ban_info": {"waba_ban_state": state}}));
+    let events = ["ACCOUNT_VIOLATION", "VERIFIED_ACCOUNT", "UNKNOWN"].to_vec();
+    let event = prop::sample::select(events).prop_map(|event| json!({"event": event}));
+    let alert = prop::sample::select(AlertSeverity::ALL.map(AlertSeverity::as_str).to_vec())
+        .prop_map(|severity| json!({"alert_severity": severity}));
+    let template = || prop::sample::select(vec!["1", "2", ""]);
+    // OTHER stands for several names, and is none itself.
+    let known = TemplateEvent::ALL.map(TemplateEvent::as_str).into_iter();
+    let events: Vec<_> = known.filter(|event| *event != "OTHER").collect();
+    let status = (template(), prop::sample::select(events))
+        .prop_map(|(id, event)| json!({"message_template_id": id, "event": event}));
+    let scores = TemplateQuality::ALL.map(TemplateQuality::as_str).to_vec();
+    let quality = (template(), prop::sample::select(scores))
+        .prop_map(|(id, score)| json!({"message_template_id": id, "new_quality_score": score}));
+    let account_event = prop_oneof![3 => restrictions, 2 => ban_state, 1 => event];
+    prop_oneof![
+        account_event.prop_map(|value| ("account_update", value)),
+        alert.prop_map(|value| ("account_alerts", value)),
+        status.prop_map(|value| ("message_template_status_update", value)),
+        quality.prop_map(|value| ("message_template_quality_update", value)),
+    ]
 }
 
 fn limit_of(word: &Word) -> Option<f64> {
@@ -656,6 +817,7 @@ impl Report {
                 json!({"max_daily_conversations_per_business": portfolio, "max_daily_conversation_per_phone": per_phone,
                     "max_phone_numbers_per_business": business, "max_phone_numbers_per_waba": waba}),
             ),
+            What::Health { field, value } => (*field, value.clone()),
             What::Forget { .. } => return Vec::new(),
         };
         let change = json!({"field": field, "value": value});
@@ -743,6 +905,10 @@ fn said(
             },
         });
     let most = option::of(1..30_u64);
+    let health = (named.clone(), health()).prop_map(|(account, (field, value))| Report {
+        account,
+        what: What::Health { field, value },
+    });
     let capability = (named, limit.clone(), limit, most.clone(), most).prop_map(
         |(account, portfolio, per_phone, business, waba)| Report {
             account,
@@ -754,7 +920,7 @@ fn said(
             },
         },
     );
-    prop_oneof![3 => quality, 1 => capability]
+    prop_oneof![3 => quality, 1 => capability, 3 => health]
 }
 
 /// Each delivery at least once, in any order, any of them again.

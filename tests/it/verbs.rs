@@ -239,12 +239,13 @@ fn rules_and_dashboards_are_those_that_are_shipped() {
     for (name, files) in [
         (
             "rules",
-            ["alerts/whatsapp.rules.yml", "alerts/alertmanager.yml"],
+            &["alerts/whatsapp.rules.yml", "alerts/alertmanager.yml"][..],
         ),
         (
             "dashboards",
-            [
+            &[
                 "dashboards/whatsapp-fleet.json",
+                "dashboards/whatsapp-accounts.json",
                 "dashboards/whatsapp-exporter.json",
             ],
         ),

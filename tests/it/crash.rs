@@ -34,7 +34,31 @@ const EVENTS: [&str; 7] = [
 pub const SECRET: &str = "the secret of the app";
 const BEGINNING: usize = 1_700_000_000;
 
-/// Events by number and kind.
+/// The bad news of accounts: the field of the webhook, its value, and the word that it counts under.
+const NEWS: [(&str, &str, &str); 4] = [
+    ("account_update", "event", "ACCOUNT_VIOLATION"),
+    ("account_alerts", "alert_severity", "CRITICAL"),
+    ("message_template_status_update", "event", "PAUSED"),
+    (
+        "message_template_quality_update",
+        "new_quality_score",
+        "RED",
+    ),
+];
+
+/// The families that count events, and the label of the event.
+const FAMILIES: [(&str, &str); 5] = [
+    ("whatsapp_phone_number_quality_events_total", "event"),
+    ("whatsapp_business_account_events_total", "event"),
+    ("whatsapp_business_account_alerts_total", "severity"),
+    ("whatsapp_business_account_template_events_total", "event"),
+    (
+        "whatsapp_business_account_template_quality_events_total",
+        "quality",
+    ),
+];
+
+/// Events by number, or account, and kind.
 type Counts = BTreeMap<(String, String), usize>;
 
 #[test]
@@ -81,7 +105,7 @@ fn webhook_answered_before_a_kill_is_there_after_it_and_counts_once() {
     assert_eq!(counted(&samples), counts(|_| true));
     assert_eq!(
         value(&samples, "whatsapp_exporter_phone_numbers", &[]),
-        Some(NUMBERS as f64)
+        Some((NUMBERS - NUMBERS / 10) as f64)
     );
     assert_newest(&samples);
     let answered = total(&sent.answered());
@@ -218,12 +242,25 @@ fn webhooks_of(sender: usize) -> std::ops::Range<usize> {
     sender * each..(sender + 1) * each
 }
 
+/// The number, or the account, that a webhook is about.
 fn number_of(webhook: usize) -> String {
     format!("1555{:07}", webhook % NUMBERS)
 }
 
+/// Whether a webhook is about an account: one in ten is.
+fn is_about_an_account(webhook: usize) -> bool {
+    webhook.is_multiple_of(10)
+}
+
+fn news_of(webhook: usize) -> (&'static str, &'static str, &'static str) {
+    NEWS[webhook / NUMBERS % NEWS.len()]
+}
+
 fn event_of(webhook: usize) -> &'static str {
-    EVENTS[webhook / NUMBERS % EVENTS.len()]
+    match is_about_an_account(webhook) {
+        true => news_of(webhook).2,
+        false => EVENTS[webhook / NUMBERS % EVENTS.len()],
+    }
 }
 
 fn limit_of(webhook: usize) -> usize {
@@ -231,6 +268,14 @@ fn limit_of(webhook: usize) -> usize {
 }
 
 fn body_of(webhook: usize) -> String {
+    if is_about_an_account(webhook) {
+        let (field, name, word) = news_of(webhook);
+        let value = json!({name: word, "message_template_id": webhook});
+        let changes = json!([{"field": field, "value": value}]);
+        let entry =
+            json!([{"id": number_of(webhook), "time": BEGINNING + webhook, "changes": changes}]);
+        return json!({"object": "whatsapp_business_account", "entry": entry}).to_string();
+    }
     let value = json!({"display_phone_number": number_of(webhook), "event": event_of(webhook),
         "current_limit": limit_of(webhook)});
     let changes = json!([{"field": "phone_number_quality_update", "value": value}]);
@@ -251,21 +296,17 @@ fn counts(is_one: impl Fn(usize) -> bool) -> Counts {
 
 /// What the page shows, without zeros.
 fn counted(samples: &[Sample]) -> Counts {
-    let events = samples
-        .iter()
-        .filter(|sample| sample.name == "whatsapp_phone_number_quality_events_total");
-    events
-        .filter(|sample| sample.value > 0.0)
-        .map(|sample| {
-            (
-                (
-                    sample.labels["phone_number"].clone(),
-                    sample.labels["event"].clone(),
-                ),
-                sample.value as usize,
-            )
-        })
-        .collect()
+    let mut counts = Counts::new();
+    for sample in samples.iter().filter(|sample| sample.value > 0.0) {
+        let mut families = FAMILIES.iter();
+        if let Some((_, label)) = families.find(|(name, _)| *name == sample.name) {
+            let number = sample.labels.get("phone_number");
+            let about = number.unwrap_or_else(|| &sample.labels["waba_id"]);
+            let of = (about.clone(), sample.labels[*label].clone());
+            counts.insert(of, sample.value as usize);
+        }
+    }
+    counts
 }
 
 /// In whatever order they came, the newest webhook of a number is the one that is shown.
@@ -278,7 +319,8 @@ fn assert_newest(samples: &[Sample]) {
     };
     let limits = shown("whatsapp_phone_number_messaging_limit");
     let times = shown("whatsapp_phone_number_last_event_timestamp_seconds");
-    for newest in WEBHOOKS - NUMBERS..WEBHOOKS {
+    let newest = WEBHOOKS - NUMBERS..WEBHOOKS;
+    for newest in newest.filter(|webhook| !is_about_an_account(*webhook)) {
         let number = number_of(newest);
         assert_eq!(limits[number.as_str()], limit_of(newest) as f64, "{number}");
         assert_eq!(

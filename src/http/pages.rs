@@ -3,6 +3,7 @@
 //! They are written by the server, with their style in them and without scripts, so that a browser
 //! needs nothing else and may load nothing else.
 
+mod health;
 mod moment;
 mod rows;
 mod search;
@@ -24,6 +25,7 @@ use crate::{
     state::{Limit, Table},
     telemetry::Telemetry,
 };
+use health::{AccountState, Health};
 use moment::Moment;
 use rows::{AccountRow, EventRow, NumberRow};
 use search::{Choice, Search};
@@ -85,6 +87,7 @@ struct NumberPage<'a> {
     row: NumberRow,
     changes: LimitChanges,
     has_high_throughput: bool,
+    rating: &'static str,
     history: Vec<EventRow>,
     /// The webhooks of its account, which change its limit, too.
     account_history: Vec<EventRow>,
@@ -98,6 +101,7 @@ struct AccountPage<'a> {
     row: AccountRow,
     changes: LimitChanges,
     max_phone_numbers: String,
+    health: Health,
     history: Vec<EventRow>,
     rows: Vec<NumberRow>,
     caption: String,
@@ -163,7 +167,7 @@ impl Pages {
         };
         let now = SystemTime::now().into();
         let found = search.numbers(&self.table);
-        let (accounts, matching_accounts) = search.accounts(&self.table, &found.of_account);
+        let (accounts, matching_accounts) = search.accounts(&self.table, &found.of_account, now);
         let accounts: Vec<_> = accounts
             .iter()
             .map(|found| AccountRow::new(&found.key, found.account.as_deref(), found.numbers, now))
@@ -211,6 +215,11 @@ impl Pages {
             frame: self.frame(),
             row: NumberRow::new(&self.table, &key, &number, now),
             changes: LimitChanges::of(&number.limit, now),
+            rating: match number.rating.map(|known| known.value) {
+                None => "not reported",
+                Some(None) => "none yet",
+                Some(Some(rating)) => rating.as_str(),
+            },
             has_high_throughput: number.high_throughput.is_some_and(|known| known.value),
             history: EventRow::all(&number.history, now),
             account_history: EventRow::all(&account.history, now),
@@ -248,6 +257,7 @@ impl Pages {
             row,
             changes: LimitChanges::of(&account.limit, now),
             max_phone_numbers: most,
+            health: Health::of(&account, now),
             history: EventRow::all(&account.history, now),
             caption: caption("phone number", rows.len(), found.matching),
             rows,

@@ -614,6 +614,9 @@ fn model(said: &[Report]) -> BTreeSet<String> {
     lines
 }
 
+/// Takes a sample: the family, its label with a value where it has one, and the sample's value.
+type Show<'a> = dyn FnMut(&str, Option<(&str, &str)>, f64) + 'a;
+
 /// What the model knows of an account's health.
 #[derive(Default)]
 struct Health {
@@ -683,7 +686,7 @@ impl Health {
         }
     }
 
-    fn show(&self, show: &mut dyn FnMut(&str, Option<(&str, &str)>, f64)) {
+    fn show(&self, show: &mut Show<'_>) {
         for (field, family, label, values) in Self::families() {
             let Some(counts) = self.counts.get(field) else {
                 continue;
@@ -695,10 +698,10 @@ impl Health {
         }
         for restriction in Restriction::ALL.map(Restriction::as_str) {
             let ends = self.ends.iter().filter(|(name, _)| name == restriction);
-            let ends = ends.map(|(_, end)| *end);
+            let mut ends = ends.map(|(_, end)| *end);
             let end = match restriction {
                 "UNKNOWN" => ends.reduce(f64::max),
-                _ => ends.last(),
+                _ => ends.next_back(),
             };
             if let Some(end) = end {
                 let family = "restriction_end_timestamp_seconds";

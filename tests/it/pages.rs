@@ -246,6 +246,85 @@ fn numbers_and_accounts_have_pages_of_their_own() {
 }
 
 #[test]
+fn bad_news_of_accounts_comes_first_and_is_in_words() {
+    let storage = tempfile::tempdir().unwrap();
+    let exporter = Exporter::start(storage.path(), &[]);
+    let deliver = |waba_id: &str, field: &str, value: serde_json::Value| {
+        let changes = json!([{"field": field, "value": value}]);
+        let body = json!({"entry": [{"id": waba_id, "changes": changes}]}).to_string();
+        assert_eq!(exporter.post("/webhooks/meta", &body).json()["applied"], 1);
+    };
+    let limit = json!({"max_daily_conversations_per_business": 2000});
+    deliver("1", "business_capability_update", limit);
+    let restricted = |name, end| {
+        let restriction = json!({"restriction_type": name, "expiration": end});
+        json!({"event": "ACCOUNT_RESTRICTION", "restriction_info": [restriction]})
+    };
+    let ban = |state| json!({"event": "DISABLED_UPDATE", "ban_info": {"waba_ban_state": state}});
+    let invited = "RESTRICTED_BIZ_INITIATED_MESSAGING";
+    deliver(
+        "2",
+        "account_update",
+        restricted(invited, Some("2061-01-01T00:00:00Z")),
+    );
+    deliver(
+        "2",
+        "account_update",
+        restricted("RESTRICTED_ADD_PHONE_NUMBER_ACTION", Some("1")),
+    );
+    deliver("3", "account_update", ban("SCHEDULE_FOR_DISABLE"));
+    deliver("4", "account_update", ban("DISABLE"));
+    deliver("4", "account_update", restricted("?", None));
+    deliver("5", "account_update", ban("REINSTATE"));
+    deliver("4", "account_alerts", json!({"alert_severity": "CRITICAL"}));
+    let red = json!({"new_quality_score": "RED", "message_template_id": "1"});
+    deliver("4", "message_template_quality_update", red);
+
+    let index = get(&exporter, "/");
+    let accounts = rows(index.split_once("<h2>Accounts</h2>").unwrap().1);
+    let shown: Vec<_> = accounts
+        .iter()
+        .map(|row| (row[0].as_str(), row[1].as_str()))
+        .collect();
+    assert_eq!(
+        shown[..3],
+        [
+            ("4", "disabled restricted"),
+            ("3", "to be disabled"),
+            ("2", "restricted")
+        ]
+    );
+    assert_eq!(
+        shown.iter().filter(|(_, state)| state.is_empty()).count(),
+        2
+    );
+
+    let second = get(&exporter, "/accounts/meta/2");
+    assert!(
+        second.contains(&format!("{invited}</span>, until: 2061-01-01 00:00:00 UTC")),
+        "{second}"
+    );
+    assert!(
+        !second.contains("RESTRICTED_ADD_PHONE_NUMBER_ACTION"),
+        "it has ended: {second}"
+    );
+    let fourth = get(&exporter, "/accounts/meta/4");
+    for text in [
+        "UNKNOWN</span>, until: nothing says when it ends",
+        "1 RED, 0 YELLOW",
+        "account_alerts CRITICAL",
+        "DISABLED_UPDATE",
+        "message_template_quality_update",
+    ] {
+        assert!(fourth.contains(text), "{text}: {fourth}");
+    }
+    let rated = json!({"field": "phone_number_quality_update", "wabaId": "1", "event": "FLAGGED",
+        "displayPhoneNumber": "2", "qualityRating": "YELLOW"});
+    exporter.post("/webhooks/nxcloud", &rated.to_string());
+    assert!(get(&exporter, "/numbers/nxcloud/1/2").contains("<dd>YELLOW</dd>"));
+}
+
+#[test]
 fn documentation_of_this_version_is_linked() {
     let storage = tempfile::tempdir().unwrap();
     let exporter = Exporter::start(storage.path(), &[]);

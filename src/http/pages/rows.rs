@@ -2,7 +2,7 @@
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::{super::find, Moment, search::State};
+use super::{super::find, AccountState, Moment, search::State};
 use crate::{
     domain::{AccountKey, Direction, MessagingLimit, NumberKey, Timestamp},
     state::{Account, History, Limit, Number, PastEvent, Table},
@@ -29,6 +29,7 @@ pub(super) struct NumberRow {
 pub(super) struct AccountRow {
     pub(super) waba_id: String,
     pub(super) href: String,
+    pub(super) states: Vec<&'static str>,
     pub(super) provider: &'static str,
     pub(super) limit: String,
     pub(super) before: String,
@@ -70,6 +71,10 @@ impl AccountRow {
         Self {
             waba_id: waba_id(key),
             href: format!("/accounts/{}", path_of(key)),
+            states: AccountState::all(account, now)
+                .into_iter()
+                .map(AccountState::as_str)
+                .collect(),
             provider: key.provider.as_str(),
             limit: in_words(limit.value(), "unknown"),
             before: in_words(limit.previous, "none"),

@@ -6,7 +6,7 @@ use hashbrown::HashMap;
 use memchr::memmem::Finder;
 
 use super::{
-    ROWS,
+    AccountState, ROWS,
     rows::{NumberRow, since},
 };
 use crate::{
@@ -308,6 +308,7 @@ impl Search {
         &self,
         table: &Table,
         of_account: &HashMap<AccountKey, usize>,
+        now: Timestamp,
     ) -> (Vec<FoundAccount>, usize) {
         let mut all: HashMap<AccountKey, (Option<Arc<Account>>, usize)> = HashMap::new();
         for (key, account) in table.accounts.iter_after(None) {
@@ -326,7 +327,10 @@ impl Search {
             .map(|(key, (account, numbers))| {
                 let limit = account.as_ref().map(|account| &account.limit);
                 let is_lowered = limit.is_some_and(is_lowered);
-                let rank = (Reverse(is_lowered), Reverse(limit.and_then(since)));
+                // Of nothing and something, something comes first.
+                let state = AccountState::all(account.as_deref(), now).first().copied();
+                let state = (state.is_none(), state);
+                let rank = (state, Reverse(is_lowered), Reverse(limit.and_then(since)));
                 let found = FoundAccount {
                     key,
                     account,

@@ -21,6 +21,11 @@ fn main() {
         }
     }
     println!("cargo::rerun-if-changed=build.rs");
+    let target = ["OS", "ENV"].map(|name| env::var(format!("CARGO_CFG_TARGET_{name}")));
+    if target.map(Result::unwrap_or_default) == ["linux", "gnu"] {
+        // The dynamic linker reads a third of a megabyte less, which an empty process else keeps.
+        println!("cargo::rustc-link-arg-bins=-Wl,-z,pack-relative-relocs");
+    }
 }
 
 /// The commit; packagers who build without a repository set `BUILD_REVISION`.

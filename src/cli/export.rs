@@ -45,7 +45,7 @@ fn run(matches: &ArgMatches, output: &mut dyn Write) -> Result<(), String> {
         if let Record::Number(key, number) = record {
             numbers.push(Observation {
                 key,
-                name: number.name.clone(),
+                name: number.name.as_deref().cloned(),
                 limit: number.limit.value(),
             });
         }

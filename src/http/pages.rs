@@ -215,7 +215,7 @@ impl Pages {
             frame: self.frame(),
             row: NumberRow::new(&self.table, &key, &number, now),
             changes: LimitChanges::of(&number.limit, now),
-            rating: match number.rating.map(|known| known.value) {
+            rating: match number.rating.as_ref().map(|known| known.value) {
                 None => "not reported",
                 Some(None) => "none yet",
                 Some(Some(rating)) => rating.as_str(),

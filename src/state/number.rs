@@ -82,12 +82,13 @@ pub struct Number {
     /// Whether it may send at the higher throughput.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub high_throughput: Option<Dated<bool>>,
-    /// Its quality rating, where one was reported; within, `None` where it has no rating.
+    /// Its quality rating, where one was reported; within, `None` where it has no rating. Most
+    /// providers send none, so that it takes no room in most numbers; nor does the name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rating: Option<Dated<Option<QualityRating>>>,
+    pub rating: Option<Box<Dated<Option<QualityRating>>>>,
     /// The name that a person gave it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub name: Option<DisplayName>,
+    pub name: Option<Box<DisplayName>>,
     /// Accepted events by kind.
     #[serde(default)]
     pub events: Counts,
@@ -139,7 +140,7 @@ impl Number {
         let facts = [self.flagged, self.high_throughput];
         let facts = facts.into_iter().flatten().map(|known| known.at);
         facts
-            .chain(self.rating.map(|known| known.at))
+            .chain(self.rating.as_ref().map(|known| known.at))
             .chain(self.limit.newest())
             .chain(self.last_event)
             .max()
@@ -160,7 +161,7 @@ impl Draft<'_> {
         let mut number = known.map(Arc::unwrap_or_clone).unwrap_or_default();
         let shown = number.limit.value();
         if name.is_some() {
-            number.name.clone_from(name);
+            number.name = name.clone().map(Box::new);
         }
         if let Some(limit) = limit {
             Dated::set(&mut number.limit.current, *limit, Timestamp::BEFORE_ALL);
@@ -273,7 +274,9 @@ impl Number {
             }
         }
         if let Some(rating) = quality.rating {
-            freshness.note(Dated::set(&mut self.rating, rating, happened_at));
+            let mut known = self.rating.as_deref().copied();
+            freshness.note(Dated::set(&mut known, rating, happened_at));
+            self.rating = known.map(Box::new);
         }
         let limit = &mut self.limit;
         if let Some(reported) = quality.limit {
@@ -389,7 +392,7 @@ const FAMILIES: &[Family<Number>] = &[
         help: "1 for the rating that was last reported, 0 for the others; absent until a provider reports one.",
         label: Some("rating"),
         samples: |number, sample| {
-            let Some(known) = number.rating else {
+            let Some(known) = &number.rating else {
                 return;
             };
             for rating in QualityRating::ALL {

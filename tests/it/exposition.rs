@@ -347,7 +347,7 @@ fn by_the_client_library(table: &Table) -> String {
                 number.events.of(kind) as f64,
             );
         }
-        if let Some(known) = number.rating {
+        if let Some(known) = &number.rating {
             for rating in QualityRating::ALL {
                 let label = Some(("rating", rating.as_str()));
                 let is = f64::from(u8::from(known.value == Some(rating)));

@@ -85,6 +85,9 @@ pub(super) fn read_fields(body: &[u8]) -> Result<Fields<'_>, ParseError> {
     read_body(body)
 }
 
+/// An empty text, as JSON.
+const EMPTY: &str = r#""""#;
+
 impl<'a> Fields<'a> {
     /// No provider sends an object with nearly as many fields; those beyond are not kept.
     const MAX: usize = 1024;
@@ -121,10 +124,10 @@ impl<'a> Fields<'a> {
     }
 
     /// The objects of a list within this one, or one that stands in its place; `None` where it is not
-    /// there, or null. Those beyond the first 64 are not kept.
+    /// there, null, or an empty text. Those beyond the first 64 are not kept.
     pub(super) fn objects(&self, name: &str) -> Result<Option<Vec<Self>>, InvalidChange> {
         match self.raw(name).map(RawValue::get) {
-            None | Some("null") => Ok(None),
+            None | Some("null" | EMPTY) => Ok(None),
             Some(raw) if raw.starts_with('{') => Ok(Some(vec![self.object(name)?])),
             Some(raw) => match serde_json::from_str::<List<Self>>(raw) {
                 Ok(list) if list.invalid == 0 => Ok(Some(list.kept)),
@@ -133,10 +136,11 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// An object within this one; without any fields where it is not there, or null.
+    /// An object within this one; without any fields where it is not there, null, or an empty text,
+    /// with which some providers fill what they leave out.
     pub(super) fn object(&self, name: &str) -> Result<Self, InvalidChange> {
         match self.raw(name).map(RawValue::get) {
-            None | Some("null") => Ok(Self::default()),
+            None | Some("null" | EMPTY) => Ok(Self::default()),
             Some(raw) => read_body(raw.as_bytes()).map_err(|_| InvalidChange::Shape),
         }
     }

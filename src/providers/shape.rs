@@ -185,7 +185,12 @@ impl Shape {
     fn is_of(&self, document: &mut Document<'_>) -> bool {
         self.when.iter().all(|(path, values)| {
             let found = document.scalar(path);
-            found.is_ok_and(|found| values.iter().any(|value| *value == found.as_str()))
+            // Kinds of delivery are named exactly; in the names of events, case does not matter.
+            let is = |value: &str, found: &str| match *path == self.at.account_event {
+                true => value.eq_ignore_ascii_case(found),
+                false => value == found,
+            };
+            found.is_ok_and(|found| values.iter().any(|value| is(value, found.as_str())))
         })
     }
 

@@ -8,8 +8,8 @@ use serde_json::Value;
 
 use crate::{
     domain::{
-        AccountEvent, AccountKey, AlertSeverity, EventKind, NumberKey, ProviderName, TemplateEvent,
-        TemplateQuality, Vocabulary,
+        AccountEvent, AccountKey, AlertSeverity, BanState, EventKind, NumberKey, ProviderName,
+        Restriction, TemplateEvent, TemplateQuality, Vocabulary,
     },
     providers,
     state::{Entity, Forgettable, History, Record},
@@ -184,11 +184,27 @@ fn why_unreadable(value: &str) -> Unreadable {
             return Unreadable::newer("event", name);
         }
     }
+    if let Some(value) = unknown_value(&record) {
+        return Unreadable::newer("value", value);
+    }
     let history = record.get("history").and_then(Value::as_str);
     match history.and_then(History::unknown_code) {
         Some(code) => Unreadable::newer("event code", &code.to_string()),
         None => damaged,
     }
+}
+
+/// A restriction or a ban state that this version does not know.
+fn unknown_value(record: &Value) -> Option<&str> {
+    let events = record.get("account_events")?;
+    let restrictions = events.get("restrictions").and_then(Value::as_array);
+    let restrictions = restrictions.into_iter().flatten();
+    let mut restrictions = restrictions.filter_map(|known| known.get("restriction")?.as_str());
+    let ban_state = events.pointer("/ban_state/value").and_then(Value::as_str);
+    let mut ban_state = ban_state.into_iter();
+    restrictions
+        .find(|name| Restriction::from_name(name).is_none())
+        .or_else(|| ban_state.find(|name| BanState::from_name(name).is_none()))
 }
 
 impl Unreadable {

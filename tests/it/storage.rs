@@ -450,6 +450,13 @@ fn a_newer_database_is_refused_and_left_as_it_is() {
             "its kind of record \"template\" is unknown to this version",
         ),
         (
+            "one restriction",
+            "INSERT INTO versions (revision, total, key, value) SELECT max(revision) + 1, max(total) + max(revision) + 1, \
+             '[\"account\",\"meta\",\"1\"]', '{\"version\":1,\"record\":{\"account_events\":{\"restrictions\":\
+             [{\"restriction\":\"RESTRICTED_TOMORROW\",\"end\":null,\"at\":1}]}}}' FROM versions",
+            "its value \"RESTRICTED_TOMORROW\" is unknown to this version",
+        ),
+        (
             "one event",
             "UPDATE versions SET value = replace(value, '\"FLAGGED\"', '\"PAUSED\"')",
             "its event \"PAUSED\" is unknown to this version",

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     ops::Bound,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
 };
@@ -19,7 +19,8 @@ pub const SHARDS: usize = 4096;
 /// tells whether it changed.
 #[derive(Debug)]
 pub struct Shards<K: Entity> {
-    shards: Box<[Mutex<Slot<K>>]>,
+    /// From the first entry on, so that an empty process does without.
+    shards: OnceLock<Box<[Mutex<Slot<K>>]>>,
     len: AtomicUsize,
 }
 
@@ -38,9 +39,8 @@ struct Shard<K: Entity> {
 
 impl<K: Entity> Default for Shards<K> {
     fn default() -> Self {
-        let shards = (0..SHARDS).map(|_| Mutex::new(None)).collect();
         Self {
-            shards,
+            shards: OnceLock::new(),
             len: AtomicUsize::new(0),
         }
     }
@@ -79,6 +79,8 @@ impl<K: Entity> Shards<K> {
 
     /// Shows an entry in the place of the one before, and returns that.
     pub(super) fn put(&self, key: K, record: Arc<K::Record>) -> Option<Arc<K::Record>> {
+        let none = || (0..SHARDS).map(|_| Mutex::new(None)).collect();
+        self.shards.get_or_init(none);
         let mut slot = self.lock(Self::shard_of(&key))?;
         let shard = slot.get_or_insert_with(|| {
             Box::new(Shard {
@@ -153,6 +155,7 @@ impl<K: Entity> Shards<K> {
     fn lock(&self, shard: usize) -> Option<MutexGuard<'_, Slot<K>>> {
         Some(
             self.shards
+                .get()?
                 .get(shard)?
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner),

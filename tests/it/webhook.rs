@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fs,
     io::{Read, Write},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
     thread,
 };
 
@@ -621,6 +621,85 @@ fn provider_without_a_secret_is_off_on_loopback_and_behind_a_proxy() {
         );
     }
     assert_applied(&deliver(&exporter, "8x8", "token", &[]), "8x8");
+}
+
+#[test]
+fn signature_of_a_time_and_the_body_or_a_token_proves_a_webhook() {
+    let secrets = [
+        ("ycloud.secret", "whsec_1"),
+        ("ycloud.secret", "whsec_2"),
+        ("ycloud.token", "t0ken"),
+    ];
+    let (_folder, exporter) = start(&secrets, &[]);
+    let Example::Json(body) = provider("ycloud").example else {
+        panic!("YCloud sends JSON");
+    };
+    let post = |path: &str, headers: &[(&str, &str)]| {
+        let answer = request(exporter.webhook, "POST", path, headers, body.as_bytes());
+        answer.unwrap().status
+    };
+    let value = |secret: &str, signed: &str, said: &str| {
+        let signature = sign(secret, format!("{signed}.{body}").as_bytes());
+        format!("t={said},s={}", signature.strip_prefix("sha256=").unwrap())
+    };
+    let good = value("whsec_1", "1700000000", "1700000000");
+    for (value, status) in [
+        (good.clone(), 200),
+        (value("whsec_2", "1", "1"), 200),
+        (value("whsec_3", "1", "1"), 401),
+        (value("t0ken", "1", "1"), 401),
+        (value("whsec_1", "1700000000", "1700000001"), 401),
+        (value("whsec_1", "", ""), 401),
+        (format!("{good},s=00"), 401),
+        (good.replace("t=1700000000,", ""), 401),
+        (sign("whsec_1", body.as_bytes()), 401),
+    ] {
+        let header = ("YCloud-Signature", value.as_str());
+        assert_eq!(post("/webhooks/ycloud", &[header]), status, "{value}");
+        // Beside a signature, a token proves nothing.
+        let token = ("Authorization", "t0ken");
+        assert_eq!(
+            post("/webhooks/ycloud", &[header, token]),
+            status,
+            "{value}"
+        );
+    }
+    assert_eq!(post("/webhooks/ycloud", &[("Authorization", "t0ken")]), 200);
+    assert_eq!(post("/webhooks/ycloud/t0ken", &[]), 200);
+    assert_eq!(
+        post("/webhooks/ycloud", &[("Authorization", "whsec_1")]),
+        401
+    );
+    assert_eq!(post("/webhooks/ycloud/whsec_1", &[]), 401);
+    assert_eq!(post("/webhooks/ycloud", &[]), 401);
+    for secret in ["1", "2", "3"] {
+        let labels = [("provider", "ycloud"), ("secret", secret)];
+        let family = "whatsapp_exporter_webhook_secret_last_used_timestamp_seconds";
+        assert!(exporter.value(family, &labels).is_some(), "secret {secret}");
+    }
+}
+
+#[test]
+fn address_of_a_subscription_is_shown_and_never_opened() {
+    let (_folder, exporter) = start(&[], &[]);
+    let confirmation = |url: &str| {
+        let body = json!({"Type": "SubscriptionConfirmation", "SubscribeURL": url}).to_string();
+        assert_tally(&exporter.post("/webhooks/aws", &body), &[("ignored", 1)]);
+    };
+    let opened = TcpListener::bind("127.0.0.1:0").unwrap();
+    opened.set_nonblocking(true).unwrap();
+    confirmation(&format!(
+        "https://{}/elsewhere",
+        opened.local_addr().unwrap()
+    ));
+    confirmation("https://sns.eu-west-1.amazonaws.com/?Action=ConfirmSubscription&Token=1");
+    wait_for("the address in the log", || {
+        exporter
+            .log()
+            .contains("https://sns.eu-west-1.amazonaws.com/?Action")
+    });
+    assert!(!exporter.log().contains("elsewhere"), "{}", exporter.log());
+    assert!(opened.accept().is_err(), "the address was opened");
 }
 
 #[test]

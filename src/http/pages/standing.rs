@@ -71,9 +71,7 @@ impl Standing {
     fn advice(&self, is_on: bool, is_open: bool, flags: &[String]) -> String {
         let flag = flags.first().map_or("", String::as_str);
         if !is_on {
-            format!(
-                "Set its secret by {flag} if you use it; until then its webhooks are answered 404."
-            )
+            format!("Set its secret by {flag} if you use it.")
         } else if is_open {
             format!(
                 "Anybody who reaches the listener can forge its webhooks: set its secret by {flag}."

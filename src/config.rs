@@ -5,7 +5,7 @@ mod secrets;
 mod tls;
 mod web;
 
-use std::{net::IpAddr, path::PathBuf, sync::Arc};
+use std::{net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use tracing::level_filters::LevelFilter;
 
@@ -34,6 +34,8 @@ pub struct Config {
     pub systemd_socket: bool,
     /// The path of `/metrics`.
     pub telemetry_path: String,
+    /// How long everything is still answered after a signal to stop, while `/-/ready` is 503.
+    pub drain_delay: Duration,
     /// Scrapes at a time; 0 for no limit.
     pub max_requests: usize,
     /// Whether `POST /-/reload` reads the secrets again.

@@ -7,13 +7,7 @@
 mod report;
 mod writer;
 
-use std::{
-    io,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::{io, sync::Arc};
 
 use tokio::sync::{
     mpsc::{self, error::TrySendError},
@@ -25,6 +19,7 @@ pub use writer::RunningWriter;
 use crate::{
     domain::ProviderName,
     providers::Parsed,
+    readiness::Readiness,
     state::{Fold, Forgettable, Forgotten},
     store::Store,
     telemetry::Telemetry,
@@ -37,13 +32,6 @@ const QUEUE: usize = 2048;
 /// The sending end of the writer's queue.
 #[derive(Clone, Debug)]
 pub struct WriterQueue(mpsc::Sender<Job>);
-
-/// Whether the stored state is loaded, and whether the storage takes commits.
-#[derive(Debug, Default)]
-pub struct WriterStatus {
-    is_loaded: AtomicBool,
-    storage_is_up: AtomicBool,
-}
 
 /// What is submitted to the writer: the content of an authentic request.
 #[derive(Debug)]
@@ -113,7 +101,7 @@ pub fn start<S: Store + 'static>(
     jobs: Jobs,
     fold: Fold,
     store: S,
-    writer_status: &Arc<WriterStatus>,
+    readiness: &Arc<Readiness>,
     telemetry: Arc<Telemetry>,
     log_phone_numbers: bool,
 ) -> io::Result<RunningWriter> {
@@ -123,7 +111,7 @@ pub fn start<S: Store + 'static>(
         replies,
         fold,
         store,
-        Arc::clone(writer_status),
+        Arc::clone(readiness),
         telemetry,
         log_phone_numbers,
     );
@@ -137,7 +125,7 @@ pub fn start<S: Store + 'static>(
             }
         }
     });
-    writer_status.is_loaded.store(true, Ordering::Relaxed);
+    readiness.set_loaded();
     Ok(running)
 }
 
@@ -190,23 +178,5 @@ impl WriterQueue {
             queued?;
             result.await.unwrap_or(Err(IngestError::Storage))
         }
-    }
-}
-
-impl WriterStatus {
-    /// Whether the stored state is loaded.
-    pub fn is_loaded(&self) -> bool {
-        self.is_loaded.load(Ordering::Relaxed)
-    }
-
-    /// Whether the storage took the last commit, or its probe since.
-    pub fn storage_is_up(&self) -> bool {
-        self.storage_is_up.load(Ordering::Relaxed)
-    }
-
-    /// Notes whether the storage takes commits; the gauge follows.
-    pub fn set_storage(&self, is_up: bool, telemetry: &Telemetry) {
-        self.storage_is_up.store(is_up, Ordering::Relaxed);
-        telemetry.storage.up.set(is_up.into());
     }
 }

@@ -17,10 +17,11 @@ pub mod exposition;
 pub mod http;
 pub mod ingest;
 pub mod providers;
+pub mod readiness;
 pub mod state;
 pub mod store;
 pub mod telemetry;
 
 mod run;
 
-pub use run::{Listeners, RunError, SocketError, run};
+pub use run::{Listeners, RunError, Signals, SocketError, run};

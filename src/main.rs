@@ -5,7 +5,7 @@ use std::{env, fmt, io::Write, process::ExitCode};
 use tokio::{runtime, signal::unix, sync::mpsc};
 use tracing::error;
 use whatsapp_quality_exporter::{
-    Listeners, RunError,
+    Listeners, RunError, Signals,
     cli::{self, Invocation},
     config::{Config, Files, WebConfig},
     domain::Pseudonyms,
@@ -72,13 +72,23 @@ fn serve(config: Config, files: Files, pseudonyms: Option<Pseudonyms>) -> Result
         tokio::spawn(async move {
             while hangup.recv().await.is_some() && hangups.send(()).await.is_ok() {}
         });
-        let shutdown = async {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
+        let (stop, stops) = mpsc::channel(1);
+        tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    _ = terminate.recv() => {}
+                    _ = interrupt.recv() => {}
+                }
+                if stop.send(()).await.is_err() {
+                    break;
+                }
             }
+        });
+        let signals = Signals {
+            stops,
+            hangups: told,
         };
-        run(config, files, pseudonyms, listeners, shutdown, told).await
+        run(config, files, pseudonyms, listeners, signals).await
     });
     // A database that is still being read when the program is to end need not be read to its end.
     runtime.shutdown_background();

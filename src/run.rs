@@ -10,6 +10,7 @@ use std::{future::Future, io, net::TcpListener, sync::Arc, thread};
 use tokio::{
     runtime,
     sync::{mpsc, oneshot, watch},
+    time::sleep,
 };
 use tracing::{error, info, warn};
 
@@ -23,7 +24,8 @@ use crate::{
     config::{Config, Files, ListenAddress, Role},
     domain::Pseudonyms,
     http::{Connections, Endpoints, Operations, Protection, Web, WebOptions, Webhooks},
-    ingest::{self, Jobs, RunningWriter, WriterQueue, WriterStatus},
+    ingest::{self, Jobs, RunningWriter, WriterQueue},
+    readiness::Readiness,
     state::{Fold, Table},
     store::{Sqlite, Store, StoreError},
     telemetry::Telemetry,
@@ -42,6 +44,15 @@ pub struct Listeners {
     pub web: Vec<TcpListener>,
     /// Public.
     pub webhook: Vec<TcpListener>,
+}
+
+/// What the operator's signals ask for, a message each time.
+#[derive(Debug)]
+pub struct Signals {
+    /// To stop: after `--web.drain-delay`, which a second message ends.
+    pub stops: mpsc::Receiver<()>,
+    /// To read the files again.
+    pub hangups: mpsc::Receiver<()>,
 }
 
 /// Why the program ended; the exit status is 1, and 2 for [`RunError::Sockets`].
@@ -120,8 +131,8 @@ impl Listeners {
     }
 }
 
-/// Runs until `shutdown` resolves and what is in flight is finished (at most 10 s), or until it
-/// cannot go on. Each message of `hangups` reads the files again.
+/// Runs until it is told to stop and what is in flight is finished (at most 10 s), or until it
+/// cannot go on.
 ///
 /// Webhooks are read, verified, parsed and answered on the caller's thread, and folded and stored
 /// on another, so that no sender waits for the disk of those before. Scrapes have a thread of their
@@ -135,8 +146,7 @@ pub async fn run(
     files: Files,
     pseudonyms: Option<Pseudonyms>,
     listeners: Listeners,
-    shutdown: impl Future<Output = ()>,
-    hangups: mpsc::Receiver<()>,
+    signals: Signals,
 ) -> Result<(), RunError> {
     let defect = |error: prometheus::Error| RunError::Defect(error.to_string());
     let telemetry = Arc::new(Telemetry::new().map_err(defect)?);
@@ -154,16 +164,17 @@ pub async fn run(
         config,
         telemetry,
         table: Arc::new(Table::new(pseudonyms)),
-        writer_status: Arc::default(),
+        readiness: Arc::default(),
         stop: watch::Sender::new(false),
         limits,
         operations,
         queue,
     };
+    let Signals { stops, hangups } = signals;
     let reload = ReloadSources { hangups, requests };
     let open = move || Sqlite::open(&path);
     program
-        .run(files, listeners, shutdown, reload, jobs, open)
+        .run(files, listeners, stops, reload, jobs, open)
         .await
 }
 
@@ -172,7 +183,7 @@ struct Program {
     config: Config,
     telemetry: Arc<Telemetry>,
     table: Arc<Table>,
-    writer_status: Arc<WriterStatus>,
+    readiness: Arc<Readiness>,
     /// Turns true when the listeners are to finish.
     stop: watch::Sender<bool>,
     limits: RoleLimits,
@@ -186,7 +197,7 @@ impl Program {
         self,
         files: Files,
         listeners: Listeners,
-        shutdown: impl Future<Output = ()>,
+        mut stops: mpsc::Receiver<()>,
         reload: ReloadSources,
         jobs: Jobs,
         open: impl FnOnce() -> Result<S, StoreError> + Send + 'static,
@@ -207,10 +218,9 @@ impl Program {
         let mut tasks = Tasks::default();
         let endpoints: Arc<Endpoints> = Arc::new(endpoints.into());
         let web = self.start_web(listeners.web, &endpoints, for_web, &mut tasks)?;
-        let mut shutdown = std::pin::pin!(shutdown);
         let loaded = tokio::select! {
             loaded = self.load(open, jobs) => loaded.map(Some),
-            () = shutdown.as_mut() => Ok(None),
+            _ = stops.recv() => Ok(None),
         };
         let result = match loaded {
             Ok(Some(writer)) => {
@@ -223,10 +233,7 @@ impl Program {
                 let mut in_force = InForce::new(secrets, endpoints, watched);
                 let reloads = self.reload_always(reload, &mut in_force);
                 match accepting {
-                    Ok(()) => {
-                        self.serve_until(shutdown, &mut tasks, writer, reloads)
-                            .await
-                    }
+                    Ok(()) => self.serve_until(stops, &mut tasks, writer, reloads).await,
                     Err(error) => Err(error.into()),
                 }
             }
@@ -273,7 +280,7 @@ impl Program {
                 external_url: self.config.external_url.clone(),
             },
             Arc::clone(&self.table),
-            Arc::clone(&self.writer_status),
+            Arc::clone(&self.readiness),
             Arc::clone(&self.telemetry),
             Arc::clone(endpoints),
             protection,
@@ -335,14 +342,14 @@ impl Program {
         self.telemetry
             .phone_numbers
             .set(i64::try_from(phone_numbers).unwrap_or(i64::MAX));
-        self.writer_status.set_storage(is_up, &self.telemetry);
+        self.readiness.set_storage(is_up, &self.telemetry);
         let telemetry = Arc::clone(&self.telemetry);
         let log_phone_numbers = self.config.log_phone_numbers;
         let writer = ingest::start(
             jobs,
             fold,
             store,
-            &self.writer_status,
+            &self.readiness,
             telemetry,
             log_phone_numbers,
         )?;
@@ -370,11 +377,30 @@ impl Program {
         }
     }
 
+    /// Resolves when the listeners are to finish. Until then everything is answered as before, but
+    /// `/-/ready` is 503, so that a load balancer can send to others before this process closes.
+    async fn drained(&self, mut stops: mpsc::Receiver<()>) {
+        stops.recv().await;
+        self.readiness.set_draining();
+        let delay = self.config.drain_delay;
+        if delay.is_zero() {
+            return;
+        }
+        info!(
+            ?delay,
+            "stopping: not ready from now on, and still answering"
+        );
+        tokio::select! {
+            () = sleep(delay) => {}
+            _ = stops.recv() => {}
+        }
+    }
+
     /// Serves until it is told to stop, and then finishes what is in flight; or until a part of the
     /// program ends by itself, which is the end of the program.
     async fn serve_until(
         &self,
-        shutdown: impl Future<Output = ()>,
+        stops: mpsc::Receiver<()>,
         tasks: &mut Tasks,
         mut writer: RunningWriter,
         reloads: impl Future<Output = ()>,
@@ -388,7 +414,7 @@ impl Program {
             name = tasks.ended() => Err(RunError::Defect(format!("the {name} listener ended"))),
             () = reloads => Err(RunError::Defect("reloads ended".into())),
             () = systemd::keep_alive() => Err(RunError::Defect("the watchdog ended".into())),
-            () = shutdown => {
+            () = self.drained(stops) => {
                 info!("stopping: finishing what is in flight");
                 systemd::stopping();
                 self.stop.send_replace(true);

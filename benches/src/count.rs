@@ -18,8 +18,9 @@ use whatsapp_quality_exporter::{
     config::{Role, Secret, Secrets},
     domain::Timestamp,
     http::{Authenticator, Endpoint, Handler, Operations, Protection, Web, WebOptions, Webhooks},
-    ingest::{self, WriterStatus},
+    ingest,
     providers::{self, Delivery, SecretKind},
+    readiness::Readiness,
     state::{Batch, Fold, Record, Table},
     store::{Sqlite, Store, StoreError},
     telemetry::Telemetry,
@@ -93,10 +94,10 @@ async fn webhooks(times: usize, batch: usize) {
     let fold = Fold::new(Arc::new(Table::default()), usize::MAX);
     let mut store = Sqlite::open(folder.path()).expect("a storage");
     store.load(&mut |_| {}).expect("an empty storage");
-    let writer_status = Arc::new(WriterStatus::default());
-    writer_status.set_storage(true, &telemetry);
+    let readiness = Arc::new(Readiness::default());
+    readiness.set_storage(true, &telemetry);
     let (queue, jobs) = ingest::queue();
-    let status = &writer_status;
+    let status = &readiness;
     let writer =
         ingest::start(jobs, fold, store, status, Arc::clone(&telemetry), false).expect("a thread");
     let provider = providers::by_name("meta").expect("Meta");
@@ -161,9 +162,9 @@ async fn scrapes(times: usize) {
         draft.publish(&batch);
     }
     let telemetry = Arc::new(Telemetry::new().expect("telemetry"));
-    let writer_status = Arc::new(WriterStatus::default());
+    let readiness = Arc::new(Readiness::default());
     let (_queue, jobs) = ingest::queue();
-    let status = &writer_status;
+    let status = &readiness;
     let _writer = ingest::start(jobs, fold, Nowhere, status, Arc::clone(&telemetry), false)
         .expect("a thread");
     let web = Arc::new(Web::new(
@@ -173,7 +174,7 @@ async fn scrapes(times: usize) {
             external_url: None,
         },
         table,
-        writer_status,
+        readiness,
         telemetry,
         Arc::default(),
         Arc::new(Protection::new(Role::Web, Arc::default())),

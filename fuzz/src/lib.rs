@@ -11,8 +11,9 @@ use whatsapp_quality_exporter::{
     config::{Role, WebConfig},
     domain::{ChangeKind, PhoneNumber, Timestamp, WabaId},
     http::{Handler, Operations, Protection, Web, WebOptions},
-    ingest::{self, WriterStatus},
+    ingest,
     providers::{self, Delivery},
+    readiness::Readiness,
     state::{Fold, Record, Table},
     store::{Sqlite, Store, document},
     telemetry::Telemetry,
@@ -117,7 +118,7 @@ fn web() -> (Arc<Web>, Runtime, TempDir) {
     let table = Arc::new(Table::default());
     let fold = Fold::new(Arc::clone(&table), usize::MAX);
     let telemetry = Arc::new(Telemetry::new().expect("telemetry"));
-    let status = Arc::new(WriterStatus::default());
+    let status = Arc::new(Readiness::default());
     status.set_storage(true, &telemetry);
     let (queue, jobs) = ingest::queue();
     let runtime = runtime::Builder::new_current_thread().enable_time().build();

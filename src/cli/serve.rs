@@ -1,12 +1,13 @@
 //! `serve`: the flags of the program that receives webhooks, read into a [`Config`].
 
-use std::{net::IpAddr, path::PathBuf, str::FromStr};
+use std::{net::IpAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{
     Arg, ArgAction, ArgMatches, Command,
     builder::{BoolishValueParser, ValueParser},
     value_parser,
 };
+use jiff::SignedDuration;
 use tracing::level_filters::LevelFilter;
 
 use crate::{
@@ -22,6 +23,7 @@ const WEBHOOK_LISTEN_ADDRESS: &str = "webhook.listen-address";
 const SYSTEMD_SOCKET: &str = "web.systemd-socket";
 const TELEMETRY_PATH: &str = "web.telemetry-path";
 const MAX_REQUESTS: &str = "web.max-requests";
+const DRAIN_DELAY: &str = "web.drain-delay";
 const ENABLE_LIFECYCLE: &str = "web.enable-lifecycle";
 const ENABLE_ADMIN_API: &str = "web.enable-admin-api";
 const MAX_WEB_CONNECTIONS: &str = "web.max-connections";
@@ -66,6 +68,7 @@ pub(super) fn config(matches: &ArgMatches) -> Config {
         systemd_socket: matches.get_flag(SYSTEMD_SOCKET),
         telemetry_path: one(matches, TELEMETRY_PATH),
         max_requests: one(matches, MAX_REQUESTS),
+        drain_delay: one(matches, DRAIN_DELAY),
         enable_lifecycle: matches.get_flag(ENABLE_LIFECYCLE),
         enable_admin_api: matches.get_flag(ENABLE_ADMIN_API),
         number_privacy: one(matches, PRIVACY),
@@ -109,7 +112,7 @@ fn secret_sources(matches: &ArgMatches) -> Vec<SecretSource> {
     sources
 }
 
-fn listener_flags() -> [Arg; 14] {
+fn listener_flags() -> [Arg; 15] {
     let names = providers::ALL.iter().map(|provider| provider.name.as_str());
     let names: Vec<_> = names.collect();
     let max_connections = |name| {
@@ -145,6 +148,13 @@ fn listener_flags() -> [Arg; 14] {
         .default_value("40")
         .value_parser(value_parser!(usize)),
         max_connections(MAX_WEB_CONNECTIONS),
+        flag(
+            DRAIN_DELAY,
+            "TIME",
+            "time between a signal to stop, from which on /-/ready answers 503, and the end; with its unit, such as 15s",
+        )
+        .default_value("0s")
+        .value_parser(ValueParser::new(drain_delay)),
         switch(
             ENABLE_LIFECYCLE,
             "let POST /-/reload read secrets and web configurations again, as SIGHUP does",
@@ -297,6 +307,13 @@ fn external_url(url: &str) -> Result<String, String> {
         return Err("expected a URL that begins with https:// and has no query".into());
     }
     Ok(url.trim_end_matches('/').to_owned())
+}
+
+fn drain_delay(text: &str) -> Result<Duration, &'static str> {
+    let duration = text.parse::<SignedDuration>().ok();
+    duration
+        .and_then(|duration| Duration::try_from(duration).ok())
+        .ok_or("expected a time with its unit, such as 15s or 1m")
 }
 
 /// A relative path would say nothing in the log of a service.

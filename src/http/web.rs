@@ -15,7 +15,8 @@ use super::{
 };
 use crate::{
     domain::{AccountKey, NumberKey},
-    ingest::{WriterQueue, WriterStatus},
+    ingest::WriterQueue,
+    readiness::Readiness,
     state::{Forgettable, Forgotten, Table},
     telemetry::Telemetry,
 };
@@ -141,7 +142,7 @@ pub fn is_taken(path: &str) -> bool {
 pub struct Web {
     pages: Arc<Pages>,
     table: Arc<Table>,
-    writer_status: Arc<WriterStatus>,
+    readiness: Arc<Readiness>,
     scrapes: Scrapes,
     protection: Arc<Protection>,
     operations: Operations,
@@ -175,7 +176,7 @@ impl Web {
     pub fn new(
         options: WebOptions,
         table: Arc<Table>,
-        writer_status: Arc<WriterStatus>,
+        readiness: Arc<Readiness>,
         telemetry: Arc<Telemetry>,
         endpoints: Arc<Endpoints>,
         protection: Arc<Protection>,
@@ -192,7 +193,7 @@ impl Web {
         Self {
             pages: Arc::new(pages),
             table,
-            writer_status,
+            readiness,
             scrapes,
             protection,
             operations,
@@ -205,7 +206,7 @@ impl Web {
             return error(StatusCode::FORBIDDEN, sentence);
         };
         let (reload, result) = oneshot::channel();
-        if !self.writer_status.is_loaded() {
+        if !self.readiness.is_loaded() {
             return loading();
         }
         // If the program is stopping, both channels are closed.
@@ -226,7 +227,7 @@ impl Web {
             let sentence = "removing is not enabled (--web.enable-admin-api)";
             return error(StatusCode::FORBIDDEN, sentence);
         };
-        if !self.writer_status.is_loaded() {
+        if !self.readiness.is_loaded() {
             return loading();
         }
         let result = match find(&self.table, segments) {
@@ -244,11 +245,13 @@ impl Web {
     }
 
     fn ready(&self) -> Answer {
-        if !self.writer_status.is_loaded() {
+        if !self.readiness.is_loaded() {
             loading()
-        } else if !self.writer_status.storage_is_up() {
+        } else if !self.readiness.storage_is_up() {
             let sentence = "the storage does not take changes; the log says why";
             error(StatusCode::SERVICE_UNAVAILABLE, sentence)
+        } else if self.readiness.is_draining() {
+            error(StatusCode::SERVICE_UNAVAILABLE, "the program is stopping")
         } else {
             answer(StatusCode::OK, PLAIN, "ready\n")
         }
@@ -256,7 +259,7 @@ impl Web {
 
     /// Writes a page on a thread of its own, because it may look through all numbers.
     async fn page(&self, write: impl FnOnce(&Pages) -> Answer + Send + 'static) -> Answer {
-        if !self.writer_status.is_loaded() {
+        if !self.readiness.is_loaded() {
             return loading();
         }
         let Some(permit) = self.scrapes.permit() else {
@@ -274,7 +277,7 @@ impl Web {
     }
 
     fn list(&self, list: List, query: &str) -> Answer {
-        if !self.writer_status.is_loaded() {
+        if !self.readiness.is_loaded() {
             return loading();
         }
         let Some(permit) = self.scrapes.permit() else {
@@ -327,7 +330,7 @@ impl Handler for Web {
             .unzip();
         match action {
             Some(Action::Index) => {
-                let is_up = self.writer_status.storage_is_up();
+                let is_up = self.readiness.storage_is_up();
                 let query = query.to_owned();
                 self.page(move |pages| pages.index(&query, is_up)).await
             }
@@ -349,7 +352,7 @@ impl Handler for Web {
             Some(Action::Reload) => self.reload().await,
             Some(Action::List(list)) => self.list(list, query),
             Some(Action::Remove(find)) => self.remove(find, &segments.unwrap_or_default()).await,
-            None if !self.writer_status.is_loaded() => loading(),
+            None if !self.readiness.is_loaded() => loading(),
             None => self.scrapes.answer(&head.headers, query).await,
         }
     }

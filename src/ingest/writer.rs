@@ -15,11 +15,10 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-use super::{
-    IngestError, Job, OutcomeCounts, ReplySender, Submission, WriterStatus, report::Reporter,
-};
+use super::{IngestError, Job, OutcomeCounts, ReplySender, Submission, report::Reporter};
 use crate::{
     domain::{ProviderName, Timestamp},
+    readiness::Readiness,
     state::{Batch, Draft, Fold, HeartbeatKind, Outcome},
     store::{Store, StoreError},
     telemetry::{LogLimiter, LogPermit, Telemetry},
@@ -39,7 +38,7 @@ pub(super) struct Writer<S> {
     replies: mpsc::UnboundedSender<Vec<Reply>>,
     fold: Fold,
     store: S,
-    writer_status: Arc<WriterStatus>,
+    readiness: Arc<Readiness>,
     telemetry: Arc<Telemetry>,
     reporter: Reporter,
     /// Lines about the storage have a limit of their own, so that those about webhooks leave room.
@@ -85,7 +84,7 @@ impl<S: Store + 'static> Writer<S> {
         replies: mpsc::UnboundedSender<Vec<Reply>>,
         fold: Fold,
         store: S,
-        writer_status: Arc<WriterStatus>,
+        readiness: Arc<Readiness>,
         telemetry: Arc<Telemetry>,
         log_phone_numbers: bool,
     ) -> Self {
@@ -96,7 +95,7 @@ impl<S: Store + 'static> Writer<S> {
             replies,
             fold,
             store,
-            writer_status,
+            readiness,
             telemetry,
             reporter,
             storage_lines,
@@ -129,7 +128,7 @@ impl<S: Store + 'static> Writer<S> {
                 },
                 // While the storage is down, /-/ready is 503 and a load balancer may send nothing,
                 // so a timer is needed to notice recovery.
-                () = sleep(PROBE_INTERVAL), if !self.writer_status.storage_is_up() => {
+                () = sleep(PROBE_INTERVAL), if !self.readiness.storage_is_up() => {
                     self.probe()?;
                     continue;
                 }
@@ -142,7 +141,7 @@ impl<S: Store + 'static> Writer<S> {
     fn probe(&mut self) -> Result<(), StoreError> {
         match self.store.probe() {
             Ok(()) => {
-                self.writer_status.set_storage(true, &self.telemetry);
+                self.readiness.set_storage(true, &self.telemetry);
                 info!("the storage takes changes again");
                 Ok(())
             }
@@ -182,8 +181,7 @@ impl<S: Store + 'static> Writer<S> {
             self.telemetry.phone_numbers.set(phone_numbers);
         }
         if !batch.is_empty() {
-            self.writer_status
-                .set_storage(result.is_ok(), &self.telemetry);
+            self.readiness.set_storage(result.is_ok(), &self.telemetry);
         }
         self.reply(folded, result.is_ok(), now);
         for (key, forgotten, reply) in removed {

@@ -662,6 +662,34 @@ fn end_waits_for_whole_requests_and_not_for_half_a_body() {
     assert_eq!(exporter.wait().code(), Some(0), "{}", exporter.log());
 }
 
+#[test]
+fn draining_process_is_not_ready_and_answers_until_its_time_or_a_second_signal() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut exporter = Exporter::start(folder.path(), &["--web.drain-delay=24h"]);
+    assert_eq!(exporter.get("/-/ready").status, 200);
+    exporter.signal("TERM");
+    wait_for("the exporter to drain", || {
+        exporter.get("/-/ready").status == 503
+    });
+    assert!(exporter.get("/-/ready").text().contains("stopping"));
+    assert_eq!(exporter.get("/-/healthy").status, 200);
+    assert_eq!(exporter.post("/webhooks/8x8", FLAGGED).status, 200);
+    let flagged = exporter.value("whatsapp_phone_number_flagged", &[("provider", "8x8")]);
+    assert_eq!(flagged, Some(1.0));
+    assert_eq!(exporter.end("INT").code(), Some(0), "{}", exporter.log());
+
+    let mut exporter = Exporter::start(folder.path(), &["--web.drain-delay=20ms"]);
+    assert_eq!(exporter.end("TERM").code(), Some(0), "{}", exporter.log());
+}
+
+#[test]
+fn drain_delay_needs_a_unit_and_is_not_negative() {
+    for delay in ["15", "-1s", "soon", ""] {
+        let sentence = refused(&[&format!("--web.drain-delay={delay}")], &[]);
+        assert!(sentence.contains("such as 15s"), "{delay}: {sentence}");
+    }
+}
+
 // What these tests share
 
 /// Runs the binary until it ends. Should it start after all, it is in nobody's way.

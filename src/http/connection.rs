@@ -322,10 +322,12 @@ fn answer<H: Handler>(
     if request.body().is_end_stream() {
         exchange.set_whole();
     }
-    let protection = handler.protection().current();
-    let answer = Arc::clone(handler).handle(request);
+    let handler = Arc::clone(handler);
+    // A future that is made here and awaited in the block would stand in it twice, and hyper copies
+    // the block for every request.
     async move {
-        let mut answer: Answer = answer.await;
+        let protection = handler.protection().current();
+        let mut answer: Answer = handler.handle(request).await;
         protection.add_headers(&mut answer);
         // An answer may come before the request is whole; it is sent all the same.
         exchange.set_whole();

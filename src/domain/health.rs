@@ -1,4 +1,4 @@
-//! The vocabularies of what befalls an account and its templates, and the rating of a number.
+//! The vocabularies of what happens to an account and to its templates, and the rating of a number.
 //!
 //! Sources: Meta's reference pages of the webhooks `account_update`, `account_alerts`,
 //! `message_template_status_update` and `message_template_quality_update`.

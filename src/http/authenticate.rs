@@ -246,8 +246,9 @@ impl Tokens {
         )
     }
 
-    /// The number of the secret that this token is. Every token is compared to its end, so that the time tells nothing of
-    /// them; only a sender that has one could learn from it which of them it is.
+    /// The number of the secret that this token is. Every token is compared to its end, so that the
+    /// time tells nothing of them; only a sender that has one could learn from it which of them it
+    /// is.
     fn find(&self, candidate: &[u8]) -> Option<usize> {
         let candidate = sha256(candidate);
         let is_same = |(number, token): &(usize, [u8; 32])| (*number, token.ct_eq(&candidate));

@@ -1,6 +1,6 @@
 //! Kaleyra.
 //!
-//! Source: Kaleyra's webhook page. It sends neither an id nor a time, so every delivery counts.
+//! Sources: two webhook pages of Kaleyra's. Neither has an id or a time, so every delivery counts.
 
 use hyper::Method;
 
@@ -40,9 +40,9 @@ fn read(provider: &Provider, delivery: &Delivery<'_>) -> Result<Parsed, ParseErr
 }
 
 fn read_event<'a>(provider: &Provider, field: impl Fn(&str) -> Option<Scalar<'a>>) -> Parsed {
-    let [number, other] = ["display_phone_number", "phone_no"].map(&field); // Of two pages.
-    let number = number.filter(|number| other.is_none() || !number.is_empty());
-    let both = number.or(other).zip(field("event"));
+    let [number, of_other_page] = ["display_phone_number", "phone_no"].map(&field);
+    let number = number.filter(|number| of_other_page.is_none() || !number.is_empty());
+    let both = number.or(of_other_page).zip(field("event"));
     let both = both.filter(|(number, event)| !number.is_empty() || !event.is_empty());
     let Some((phone_number, event)) = both else {
         return Parsed::nothing();

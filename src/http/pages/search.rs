@@ -327,7 +327,7 @@ impl Search {
             .map(|(key, (account, numbers))| {
                 let limit = account.as_ref().map(|account| &account.limit);
                 let is_lowered = limit.is_some_and(is_lowered);
-                // Of nothing and something, something comes first.
+                // An account with nothing wrong comes last, although `None` is less than any state.
                 let state = AccountState::all(account.as_deref(), now).first().copied();
                 let state = (state.is_none(), state);
                 let rank = (state, Reverse(is_lowered), Reverse(limit.and_then(since)));

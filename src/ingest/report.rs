@@ -12,7 +12,7 @@ use crate::{
         AccountKey, Change, ChangeKind, EventKind, EventName, MessagingLimit, PhoneNumber,
         ProviderName, Timestamp,
     },
-    state::{Applied, Forgettable, Forgotten, Outcome},
+    state::{Applied, Forgettable, Forgotten, Outcome, TemplateQualities},
     telemetry::{ChangeMetrics, LogLimiter, LogPermit, ProviderMetrics, Telemetry},
 };
 
@@ -75,7 +75,7 @@ impl Reporter {
     }
 
     /// Logs a submission.
-    pub(super) fn log(&self, folded: &Folded, now: Instant) {
+    pub(super) fn log(&mut self, folded: &Folded, now: Instant) {
         let Submission::Delivery(parsed) = &folded.submission else {
             return;
         };
@@ -101,6 +101,11 @@ impl Reporter {
             if *outcome == Outcome::Duplicate {
                 continue;
             }
+            if let Outcome::Applied(applied) = outcome
+                && applied.is_template_left_out
+            {
+                self.log_full_of_templates(&change.account);
+            }
             let Some(permit) = self.lines.try_line(now) else {
                 continue;
             };
@@ -118,17 +123,16 @@ impl Reporter {
         }
     }
 
-    /// Logs that accounts have more templates of low quality than are remembered, of each once.
-    pub(super) fn log_full_of_templates(&mut self, accounts: &[AccountKey]) {
-        for account in accounts {
-            if self.full_of_templates.insert(account.clone()) {
-                warn!(
-                    provider = account.provider.as_str(),
-                    waba_id = account.waba_id.as_str(),
-                    "the account has more than 1000 templates of medium or low quality; \
-                     whatsapp_business_account_templates does not count those beyond"
-                );
-            }
+    /// Logs, once, that an account has more templates of low quality than are remembered.
+    fn log_full_of_templates(&mut self, account: &AccountKey) {
+        if self.full_of_templates.insert(account.clone()) {
+            warn!(
+                provider = account.provider.as_str(),
+                waba_id = account.waba_id.as_str(),
+                "the account has more than {} templates of medium or low quality; \
+                 whatsapp_business_account_templates does not count those beyond",
+                TemplateQualities::MAX_TEMPLATES
+            );
         }
     }
 

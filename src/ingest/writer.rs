@@ -174,8 +174,6 @@ impl<S: Store + 'static> Writer<S> {
             false => commit(&mut self.store, &batch, &self.telemetry),
         };
         if result.is_ok() {
-            self.reporter
-                .log_full_of_templates(draft.full_of_templates());
             draft.publish(&batch);
             let phone_numbers = i64::try_from(self.fold.phone_numbers()).unwrap_or(i64::MAX);
             self.telemetry.phone_numbers.set(phone_numbers);
@@ -213,7 +211,7 @@ impl<S: Store + 'static> Writer<S> {
     }
 
     /// Answers all requests of a batch, and then reports what was accepted.
-    fn reply(&self, folded: Vec<(Folded, ReplySender)>, is_stored: bool, now: Timestamp) {
+    fn reply(&mut self, folded: Vec<(Folded, ReplySender)>, is_stored: bool, now: Timestamp) {
         let mut replies = Vec::with_capacity(folded.len());
         let mut accepted = Vec::with_capacity(folded.len());
         for (folded, reply) in folded {

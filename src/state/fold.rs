@@ -56,9 +56,6 @@ pub struct Draft<'a> {
     account_count: usize,
     /// As in [`Members`].
     pub(super) differing: HashMap<AccountKey, HashSet<PhoneNumber>>,
-    /// Accounts with more templates of low quality than are remembered of one, each as often as a
-    /// template was left out.
-    pub(super) full_of_templates: Vec<AccountKey>,
 }
 
 /// What is drafted under a key; `None` where it is to be forgotten.
@@ -115,13 +112,16 @@ pub enum Outcome {
     Refused,
 }
 
-/// The limit of the number or of the account, before and after the change.
+/// The limit of the number or of the account, before and after the change, and what was left out.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Applied {
     /// PreviousLimit: what was shown, or else what the provider says.
     pub old_limit: Option<MessagingLimit>,
     /// After.
     pub new_limit: Option<MessagingLimit>,
+    /// Whether the change is about a template that is not counted, because the account has more of
+    /// low quality than are remembered.
+    pub is_template_left_out: bool,
 }
 
 /// A change, and when it was accepted.
@@ -164,7 +164,6 @@ impl Fold {
             heartbeat_is_due: false,
             new_numbers: Vec::new(),
             differing: HashMap::new(),
-            full_of_templates: Vec::new(),
         }
     }
 
@@ -432,11 +431,6 @@ impl Draft<'_> {
         Arc::make_mut(drafted.get_or_insert_default())
     }
 
-    /// Accounts with more templates of low quality than are remembered of one.
-    pub fn full_of_templates(&self) -> &[AccountKey] {
-        &self.full_of_templates
-    }
-
     /// Notes that a number may show another limit than its account.
     pub(super) fn mark_differing(&mut self, key: &NumberKey) {
         let differing = self.differing.entry(key.account.clone()).or_default();
@@ -469,6 +463,7 @@ impl Received<'_> {
 pub(super) struct Freshness {
     carried: u32,
     fresh: u32,
+    pub(super) is_template_left_out: bool,
 }
 
 impl Freshness {
@@ -485,6 +480,7 @@ impl Freshness {
         let applied = Applied {
             old_limit,
             new_limit,
+            is_template_left_out: self.is_template_left_out,
         };
         match self.carried > 0 && self.fresh == 0 {
             true => Outcome::Stale(applied),

@@ -72,7 +72,7 @@ const LOW: [TemplateQuality; 2] = [TemplateQuality::Yellow, TemplateQuality::Red
 
 impl TemplateQualities {
     /// Templates that are remembered of an account.
-    const MAX_TEMPLATES: usize = 1000;
+    pub const MAX_TEMPLATES: usize = 1000;
 
     /// How many templates are of this quality and not stopped.
     pub fn templates_of(&self, quality: TemplateQuality) -> u64 {
@@ -161,8 +161,7 @@ impl Draft<'_> {
         quality: TemplateQuality,
         received: &Received<'_>,
     ) -> Outcome {
-        let mut is_left_out = false;
-        let outcome = self.apply_to_account(received, |account, happened_at| {
+        self.apply_to_account(received, |account, happened_at| {
             let qualities = account.template_qualities.get_or_insert_default();
             qualities.counts.count(quality);
             let mut freshness = Freshness::default();
@@ -170,14 +169,10 @@ impl Draft<'_> {
                 Reported::NotRemembered => {}
                 Reported::New => freshness.note(true),
                 Reported::Stale => freshness.note(false),
-                Reported::LeftOut => is_left_out = true,
+                Reported::LeftOut => freshness.is_template_left_out = true,
             }
             freshness
-        });
-        if is_left_out {
-            self.full_of_templates.push(received.change.account.clone());
-        }
-        outcome
+        })
     }
 }
 

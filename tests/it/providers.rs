@@ -3,7 +3,7 @@
 //! A fixture is a file below `fixtures/providers/NAME`: deliveries in their order, a second apart
 //! from 2026-01-01T00:00:00Z, and what the page shows after the last of them.
 
-use std::{collections::BTreeMap, fs, path::PathBuf};
+use std::{collections::BTreeMap, fs, ops::Range, path::PathBuf};
 
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
@@ -271,6 +271,41 @@ fn the_largest_delivery_of_meta_arrives_whole() {
     assert_eq!(
         exporter.value("whatsapp_exporter_phone_numbers", &[]),
         Some(1000.0)
+    );
+}
+
+#[test]
+fn account_that_is_full_of_templates_is_logged_once() {
+    let storage = tempfile::tempdir().unwrap();
+    let mut exporter = Exporter::start(storage.path(), &[]);
+    let report = |account: &str, time: i64, templates: Range<u64>| {
+        let red = |id: u64| {
+            json!({"field": "message_template_quality_update",
+                "value": {"message_template_id": id, "new_quality_score": "RED"}})
+        };
+        let changes: Vec<_> = templates.clone().map(red).collect();
+        let body = json!({"entry": [{"id": account, "time": time, "changes": changes}]});
+        let answer = exporter.post("/webhooks/meta", &body.to_string());
+        let applied = answer.json()["applied"].as_u64();
+        assert_eq!(applied, Some(templates.end - templates.start));
+    };
+    report("1", 1_766_000_000, 0..1000);
+    report("2", 1_766_000_000, 0..1000);
+    report("2", 1_766_000_001, 1000..1002);
+    report("2", 1_766_000_002, 1002..1003);
+    let red = [("waba_id", "2"), ("quality", "RED")];
+    let templates = exporter.value("whatsapp_business_account_templates", &red);
+    let name = "whatsapp_business_account_template_quality_events_total";
+    let reports = exporter.value(name, &red);
+    assert_eq!((templates, reports), (Some(1000.0), Some(1003.0)));
+
+    exporter.end("TERM");
+    let log = exporter.log();
+    let is_of_templates = |line: &&str| line.contains("more than 1000 templates");
+    let lines: Vec<_> = log.lines().filter(is_of_templates).collect();
+    assert!(
+        lines.len() == 1 && lines[0].contains(r#""waba_id":"2""#),
+        "{lines:?}"
     );
 }
 

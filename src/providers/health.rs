@@ -234,3 +234,93 @@ impl<'a> Common<'a> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    const PROVIDER: ProviderName = ProviderName::new("example");
+
+    /// Each of the fields tells one change from another; the same fields make the same change.
+    fn all_tell_apart<const N: usize>(change: impl Fn([Scalar<'static>; N]) -> Change) {
+        let sent = |changed: Option<usize>| {
+            let field = |index| if Some(index) == changed { "2" } else { "1" };
+            let fields = std::array::from_fn(|index| Scalar::Text(field(index).into()));
+            change(fields).identity.unwrap()
+        };
+        let identities: HashSet<_> = std::iter::once(None)
+            .chain((0..N).map(Some))
+            .map(sent)
+            .collect();
+        assert_eq!(identities.len(), N + 1);
+        assert_eq!(sent(None), sent(None));
+    }
+
+    #[test]
+    fn every_field_that_is_read_tells_a_change_from_another() {
+        all_tell_apart(
+            |[
+                waba_id,
+                delivery_id,
+                time,
+                event,
+                name,
+                end,
+                ban_state,
+                violation,
+            ]| {
+                let fields = AccountEventFields {
+                    event,
+                    is_event_implied: false,
+                    restrictions: Some(vec![[name, end]]),
+                    ban_state,
+                    violation,
+                };
+                let common = common([waba_id, delivery_id, time]);
+                fields.change(PROVIDER, &common).unwrap()
+            },
+        );
+        all_tell_apart(
+            |[
+                waba_id,
+                delivery_id,
+                time,
+                severity,
+                alert_type,
+                entity_type,
+                entity_id,
+            ]| {
+                let fields = AlertFields {
+                    severity,
+                    alert_type,
+                    entity_type,
+                    entity_id,
+                };
+                let common = common([waba_id, delivery_id, time]);
+                fields.change(PROVIDER, &common).unwrap()
+            },
+        );
+        all_tell_apart(|[waba_id, delivery_id, time, event, id, name, language]| {
+            let fields = TemplateFields { id, name, language };
+            let common = common([waba_id, delivery_id, time]);
+            fields.status(PROVIDER, &common, &event).unwrap()
+        });
+        all_tell_apart(
+            |[waba_id, delivery_id, time, quality, id, name, language]| {
+                let fields = TemplateFields { id, name, language };
+                let common = common([waba_id, delivery_id, time]);
+                fields.quality(PROVIDER, &common, &quality).unwrap()
+            },
+        );
+    }
+
+    fn common([waba_id, delivery_id, time]: [Scalar<'static>; 3]) -> Common<'static> {
+        Common {
+            waba_id,
+            delivery_id,
+            time,
+        }
+    }
+}

@@ -310,6 +310,27 @@ fn account_that_is_full_of_templates_is_logged_once() {
 }
 
 #[test]
+fn restrictions_beyond_the_first_64_of_a_list_are_not_read() {
+    const LAST: &str = "RESTRICTED_BIZ_INITIATED_MESSAGING";
+    const BEYOND: &str = "RESTRICTED_CUSTOMER_INITIATED_MESSAGING";
+    let restriction = |name| json!({"restriction_type": name});
+    let mut listed = vec![restriction("RESTRICTED_ADD_PHONE_NUMBER_ACTION"); 63];
+    listed.extend([LAST, BEYOND].map(restriction));
+    let restricted = json!({"event": "ACCOUNT_RESTRICTION", "restriction_info": listed});
+    let change = json!({"field": "account_update", "value": restricted});
+    let body = json!({"entry": [{"id": "1", "changes": [change]}]}).to_string();
+    let mut memory = Memory::default();
+    let outcomes = memory.deliver(provider("meta"), &post(body.as_bytes()), at(NEW_YEAR));
+    assert_eq!(outcomes.unwrap(), one_applied());
+    let samples = memory.samples();
+    let end = |restriction| {
+        let name = "whatsapp_business_account_restriction_end_timestamp_seconds";
+        value(&samples, name, &[("restriction", restriction)])
+    };
+    assert_eq!([LAST, BEYOND].map(end), [Some(f64::INFINITY), None]);
+}
+
+#[test]
 fn customers_are_never_logged() {
     const CUSTOMER: &str = "491710000001";
     let storage = tempfile::tempdir().unwrap();

@@ -276,6 +276,38 @@ mod tests {
     }
 
     #[test]
+    fn of_a_lift_and_a_restriction_of_equal_time_the_later_to_arrive_counts() {
+        let restricted = [(Restriction::AddPhoneNumber, RestrictionEnd::Never)];
+        let report = |restrictions, ban_state| Reported {
+            event: AccountEvent::Restriction,
+            restrictions,
+            ban_state,
+        };
+        let restrict = report(Some(&restricted[..]), None);
+        let restrict_in_a_lift = report(Some(&restricted[..]), Some(BanState::Reinstate));
+        for lift in [
+            report(Some(&[][..]), None),
+            report(None, Some(BanState::Reinstate)),
+        ] {
+            let mut events = AccountEvents::default();
+            for (reported, end) in [
+                (&restrict, Some(RestrictionEnd::Never)),
+                (&lift, None),
+                (&restrict, Some(RestrictionEnd::Never)),
+                (&lift, None),
+                (&restrict_in_a_lift, Some(RestrictionEnd::Never)),
+            ] {
+                let freshness = events.apply(reported, at(10));
+                assert!(matches!(
+                    freshness.outcome((None, None)),
+                    Outcome::Applied(_)
+                ));
+                assert_eq!(events.end_of(Restriction::AddPhoneNumber), end);
+            }
+        }
+    }
+
+    #[test]
     fn restriction_without_an_end_is_read_again() {
         let mut events = AccountEvents::default();
         for end in [RestrictionEnd::Never, RestrictionEnd::At(at(90))] {

@@ -159,15 +159,10 @@ impl AccountEvent {
         "AUTH_INTL_PRICE_ELIGIBILITY_UPDATE",
     ];
     /// The names that a provider documents of events that concern the account alone, one by one.
-    pub const NAMES: [&'static str; 7] = [
-        Self::Deleted.as_str(),
-        Self::Offboarded.as_str(),
-        Self::Reconnected.as_str(),
-        Self::Restriction.as_str(),
-        Self::Violation.as_str(),
-        Self::Disabled.as_str(),
-        Self::Verified.as_str(),
-    ];
+    pub const DOCUMENTED: &'static [&'static str] = {
+        let [documented @ .., _other, _unknown] = &Self::NAMES;
+        documented
+    };
     /// What the names of events between an account and a partner begin with.
     const PARTNER: &'static str = "PARTNER_";
 
@@ -301,6 +296,10 @@ mod tests {
             ("", AccountEvent::Unknown),
         ] {
             assert_eq!(AccountEvent::parse(name), event, "{name:?}");
+        }
+        for name in AccountEvent::DOCUMENTED {
+            assert_eq!(AccountEvent::parse(name).as_str(), *name);
+            assert_ne!(AccountEvent::parse(name), AccountEvent::Unknown);
         }
     }
 

@@ -43,7 +43,10 @@ macro_rules! vocabulary {
 
         impl $name {
             /// Every value, in the order of the label values.
-            pub const ALL: [Self; [$($text),*].len()] = [$(Self::$value),*];
+            pub const ALL: [Self; Self::NAMES.len()] = [$(Self::$value),*];
+
+            /// The values of the label.
+            pub const NAMES: [&'static str; [$($text),*].len()] = [$($text),*];
 
             /// The value of the label.
             pub const fn as_str(self) -> &'static str {

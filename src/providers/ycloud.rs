@@ -33,7 +33,7 @@ const TYPE: &[&str] = &["type"];
 const NUMBER: &[&str] = &["whatsapp.phone_number.quality_updated"];
 const ACCOUNT: &[&str] = &["whatsapp.business_account.updated"];
 const UPDATE: &[&str] = &["whatsappPhoneNumber.updateEvent"];
-const EVENT: (&[&str], &[&str]) = (UPDATE, &AccountEvent::NAMES);
+const EVENT: (&[&str], &[&str]) = (UPDATE, AccountEvent::DOCUMENTED);
 const AT: Paths = Paths {
     waba_id: &["whatsappPhoneNumber.wabaId"],
     delivery_id: &["id"],

@@ -6,8 +6,8 @@
 use serde_json::json;
 
 use super::{
-    Delivery, Example, Message, ParseError, Parsed, Provider, Sample,
-    envelope::{self, Entry, Envelope},
+    Delivery, Example, InvalidChange, Message, ParseError, Parsed, Provider, Sample,
+    envelope::{self, Envelope},
     json::{Node, read_fields},
 };
 use crate::domain::ProviderName;
@@ -37,19 +37,13 @@ fn write(_: &Provider, sample: &Sample) -> Option<Message> {
 fn read(provider: &Provider, delivery: &Delivery<'_>) -> Result<Parsed, ParseError> {
     let body = read_fields(delivery.body)?;
     let time = body.scalar("timestamp");
-    let mut parsed = Parsed::default();
     // The keys of an entry and of an envelope are others.
-    match (body.node(METADATA), body.node(METADATA)) {
-        (Node::<Entry<'_>>::Object(mut entry), Node::<Envelope<'_>>::Object(mut envelope)) => {
-            if time.time().is_some() {
-                entry.time.clone_from(&time);
-                envelope.set_time(&time);
-            }
-            entry.read_into(provider.name, &mut parsed);
-            envelope.read_into(provider.name, &mut parsed);
+    let (entry, envelope) = (body.node(METADATA), body.node::<Envelope<'_>>(METADATA));
+    Ok(match (entry, envelope) {
+        (Node::Object(entry), Node::Object(envelope)) => {
+            envelope.with(entry).at(&time).read(provider.name)
         }
-        (Node::Absent, _) => {}
-        _ => parsed.invalid_shapes(1),
-    }
-    Ok(parsed.or_nothing())
+        (Node::Absent, _) => Parsed::nothing(),
+        _ => Parsed::one(Err(InvalidChange::Shape)),
+    })
 }

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::{
     Delivery, Example, InvalidChange, Message, ParseError, Parsed, Provider, Sample,
-    envelope::{self, Entry},
+    envelope::{self, Entry, Envelope},
     json::{Fields, read_body, read_fields},
     sns,
 };
@@ -48,7 +48,7 @@ fn read(provider: &Provider, delivery: &Delivery<'_>) -> Result<Parsed, ParseErr
 fn read_event(provider: &Provider, event: &Fields<'_>) -> Parsed {
     let entry = event.scalar("whatsAppWebhookEntry");
     match read_body::<Entry<'_>>(entry.as_str().as_bytes()) {
-        Ok(entry) => entry.read(provider.name),
+        Ok(entry) => Envelope::default().with(entry).read(provider.name),
         Err(_) if entry.is_empty() => Parsed::nothing(),
         Err(_) => Parsed::one(Err(InvalidChange::Shape)),
     }

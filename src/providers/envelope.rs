@@ -4,15 +4,12 @@
 //! `business_capability_update`, `account_update`, `account_alerts`,
 //! `message_template_status_update` and `message_template_quality_update`.
 
-use std::borrow::Cow;
-
-use serde::de::MapAccess;
 use serde_json::{Value as Json, json};
 
 use super::{
     Delivery, InvalidChange, Message, ParseError, Parsed, Provider, Sample,
     health::{AccountEventFields, AlertFields, Common, TemplateFields},
-    json::{Fields, Item, List, Node, Object, Scalar, pass_over, read_body},
+    json::{Fields, Item, List, Node, Scalar, object, read_body},
     quality::{CapabilityFields, QualityFields},
     shape::TEST_ACCOUNT,
 };
@@ -60,9 +57,7 @@ const TEMPLATE_QUALITY: &str = "message_template_quality_update";
 /// Reads a delivery as Meta sends it.
 pub(super) fn read(provider: &Provider, delivery: &Delivery<'_>) -> Result<Parsed, ParseError> {
     let envelope: Envelope<'_> = read_body(delivery.body)?;
-    let mut parsed = Parsed::default();
-    envelope.read_into(provider.name, &mut parsed);
-    Ok(parsed.or_nothing())
+    Ok(envelope.read(provider.name))
 }
 
 /// What Meta wraps changes in.
@@ -76,7 +71,7 @@ pub(super) struct Envelope<'a> {
 #[derive(Default)]
 pub(super) struct Entry<'a> {
     id: Scalar<'a>,
-    pub(super) time: Scalar<'a>,
+    time: Scalar<'a>,
     changes: List<RawChange<'a>>,
 }
 
@@ -86,51 +81,9 @@ struct RawChange<'a> {
     value: Node<Fields<'a>>,
 }
 
-impl<'a> Object<'a> for Envelope<'a> {
-    fn take<A: MapAccess<'a>>(
-        &mut self,
-        key: Cow<'a, [u8]>,
-        values: &mut A,
-    ) -> Result<(), A::Error> {
-        match key.as_ref() {
-            b"object" => self.object = values.next_value()?,
-            b"entry" => self.entry = values.next_value()?,
-            _ => pass_over(values)?,
-        }
-        Ok(())
-    }
-}
-
-impl<'a> Object<'a> for Entry<'a> {
-    fn take<A: MapAccess<'a>>(
-        &mut self,
-        key: Cow<'a, [u8]>,
-        values: &mut A,
-    ) -> Result<(), A::Error> {
-        match key.as_ref() {
-            b"id" => self.id = values.next_value()?,
-            b"time" => self.time = values.next_value()?,
-            b"changes" => self.changes = values.next_value()?,
-            _ => pass_over(values)?,
-        }
-        Ok(())
-    }
-}
-
-impl<'a> Object<'a> for RawChange<'a> {
-    fn take<A: MapAccess<'a>>(
-        &mut self,
-        key: Cow<'a, [u8]>,
-        values: &mut A,
-    ) -> Result<(), A::Error> {
-        match key.as_ref() {
-            b"field" => self.field = values.next_value()?,
-            b"value" => self.value = values.next_value()?,
-            _ => pass_over(values)?,
-        }
-        Ok(())
-    }
-}
+object!(Envelope { object, entry });
+object!(Entry { id, time, changes });
+object!(RawChange { field, value });
 
 impl<'a> Item<'a> for Entry<'a> {
     fn put_into(self, list: &mut List<Self>) {
@@ -153,43 +106,42 @@ impl<'a> Item<'a> for RawChange<'a> {
 }
 
 impl<'a> Envelope<'a> {
+    /// Takes an entry that stands in no envelope.
+    pub(super) fn with(mut self, entry: Entry<'a>) -> Self {
+        entry.put_into(&mut self.entry);
+        self
+    }
+
+    /// Takes this time as that of each entry, where it is readable.
+    pub(super) fn at(mut self, time: &Scalar<'a>) -> Self {
+        if time.time().is_some() {
+            for entry in &mut self.entry.kept {
+                entry.time.clone_from(time);
+            }
+        }
+        self
+    }
+
     /// Reads the changes.
-    pub(super) fn read_into(&self, provider: ProviderName, parsed: &mut Parsed) {
+    pub(super) fn read(&self, provider: ProviderName) -> Parsed {
         let is_known = matches!(self.object, Scalar::Absent)
             || self.object.as_str() == "whatsapp_business_account";
-        parsed.ignored += self.entry.ignored;
+        let mut parsed = Parsed {
+            ignored: self.entry.ignored,
+            ..Parsed::default()
+        };
         parsed.invalid_shapes(self.entry.invalid);
         for entry in &self.entry.kept {
             match is_known {
-                true => entry.read_changes(provider, parsed),
+                true => entry.read_changes(provider, &mut parsed),
                 false => parsed.ignored += entry.changes.kept.len() as u64,
             }
         }
-    }
-
-    /// Takes this time as that of each entry.
-    pub(super) fn set_time(&mut self, time: &Scalar<'a>) {
-        for entry in &mut self.entry.kept {
-            entry.time.clone_from(time);
-        }
+        parsed.or_nothing()
     }
 }
 
 impl<'a> Entry<'a> {
-    /// Reads the changes of an entry that stands in no envelope.
-    pub(super) fn read_into(&self, provider: ProviderName, parsed: &mut Parsed) {
-        parsed.ignored += self.changes.ignored;
-        parsed.invalid_shapes(self.changes.invalid);
-        self.read_changes(provider, parsed);
-    }
-
-    /// The changes of an entry that is a whole delivery.
-    pub(super) fn read(&self, provider: ProviderName) -> Parsed {
-        let mut parsed = Parsed::default();
-        self.read_into(provider, &mut parsed);
-        parsed.or_nothing()
-    }
-
     fn read_changes(&self, provider: ProviderName, parsed: &mut Parsed) {
         for change in &self.changes.kept {
             if self.id.as_str() == TEST_ACCOUNT {

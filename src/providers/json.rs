@@ -23,6 +23,27 @@ pub(super) trait Object<'a>: Default {
     ) -> Result<(), A::Error>;
 }
 
+/// Reads the fields of these names, and passes over all others.
+macro_rules! object {
+    ($object:ident { $($field:ident),* }) => {
+        impl<'a> $crate::providers::json::Object<'a> for $object<'a> {
+            fn take<A: serde::de::MapAccess<'a>>(
+                &mut self,
+                key: std::borrow::Cow<'a, [u8]>,
+                values: &mut A,
+            ) -> Result<(), A::Error> {
+                match str::from_utf8(&key) {
+                    $(Ok(stringify!($field)) => self.$field = values.next_value()?,)*
+                    _ => $crate::providers::json::pass_over(values)?,
+                }
+                Ok(())
+            }
+        }
+    };
+}
+
+pub(super) use object;
+
 /// A JSON value that should be an object.
 #[derive(Default)]
 pub(super) enum Node<T> {

@@ -36,7 +36,6 @@ const TYPE: &[&str] = &["payload.type"];
 const TIER: Paths = Paths {
     waba_id: &["payload.payload.wabaId", "app"],
     time: &["timestamp"],
-    is_in_milliseconds: true,
     phone_number: &["phone"],
     event: &["payload.payload.event"],
     current_limit: &["payload.payload.currentLimit"],
@@ -46,7 +45,6 @@ const TIER: Paths = Paths {
 const CAPABILITY: Paths = Paths {
     waba_id: TIER.waba_id,
     time: TIER.time,
-    is_in_milliseconds: true,
     per_phone_limit: &["payload.payload.maxDailyConversationPerPhone"],
     max_per_business: &["payload.payload.maxPhoneNumbersPerBusiness"],
     ..Paths::NONE

@@ -6,7 +6,7 @@
 use serde_json::{Map, Value as Json, json};
 
 use super::{
-    Delivery, InvalidChange, Message, ParseError, Parsed, Provider, Sample, SampleKind,
+    Delivery, Example, InvalidChange, Message, ParseError, Parsed, Provider, Sample, SampleKind,
     health::{AccountEventFields, Common, TemplateFields},
     json::{Fields, Scalar, read_fields},
     quality::{CapabilityFields, QualityFields},
@@ -59,8 +59,6 @@ pub(super) struct Paths {
     pub(super) waba_id: Path,
     pub(super) delivery_id: Path,
     pub(super) time: Path,
-    /// Whether the provider sends times in milliseconds of the Unix epoch, otherwise in ISO 8601.
-    pub(super) is_in_milliseconds: bool,
     pub(super) phone_number: Path,
     /// The event of a phone number.
     pub(super) event: Path,
@@ -95,7 +93,6 @@ impl Paths {
         waba_id: &[],
         delivery_id: &[],
         time: &[],
-        is_in_milliseconds: false,
         phone_number: &[],
         event: &[],
         account_event: &[],
@@ -327,14 +324,11 @@ pub(super) fn write(provider: &Provider, sample: &Sample) -> Option<Message> {
     }
     put(&mut document, at.waba_id, Some(sample.waba_id.as_str()));
     put(&mut document, at.delivery_id, Some(sample.id()));
-    put(
-        &mut document,
-        at.time,
-        Some(match at.is_in_milliseconds {
-            true => json!(sample.at.as_unix_milliseconds()),
-            false => json!(sample.at.to_iso()),
-        }),
-    );
+    let time = match time_of_example(provider, at.time) {
+        Scalar::Number(_) => json!(sample.at.as_unix_milliseconds()),
+        _ => json!(sample.at.to_iso()),
+    };
+    put(&mut document, at.time, Some(time));
     let quality = sample.quality();
     put(
         &mut document,
@@ -349,6 +343,15 @@ pub(super) fn write(provider: &Provider, sample: &Sample) -> Option<Message> {
     put(&mut document, limit.unwrap_or_default(), tier(sample.limit));
     put(&mut document, at.old_limit, tier(sample.old_limit));
     Some(Message::Json(document))
+}
+
+/// The time in the provider's example, which shows how it writes one.
+fn time_of_example(provider: &Provider, paths: Path) -> Scalar<'static> {
+    let Example::Json(example) = provider.example else {
+        return Scalar::Absent;
+    };
+    let fields = read_fields(example.as_bytes()).unwrap_or_default();
+    Document::new(fields).scalar(paths).unwrap_or_default()
 }
 
 /// Puts a value, where there is one, at the first of the paths, where there is one.
@@ -367,4 +370,27 @@ fn put(document: &mut Json, paths: Path, value: Option<impl Into<Json>>) {
         place = object.entry(name).or_insert(Json::Null);
     }
     *place = value.into();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::by_name;
+    use super::*;
+    use crate::domain::{MessagingLimit, Timestamp, WabaId};
+
+    #[test]
+    fn time_is_written_as_in_the_example() {
+        let sample = Sample {
+            waba_id: WabaId::parse("1").unwrap(),
+            kind: SampleKind::Capability,
+            old_limit: None,
+            limit: MessagingLimit::parse("1K"),
+            at: Timestamp::from_unix_seconds(1_748_454_394).unwrap(),
+        };
+        let written = by_name("gupshup").unwrap().write(&sample).unwrap();
+        let Message::Json(json) = written else {
+            panic!("{written:?}")
+        };
+        assert_eq!(json["timestamp"], json!(1_748_454_394_000_u64));
+    }
 }

@@ -32,8 +32,10 @@ macro_rules! object {
                 key: std::borrow::Cow<'a, [u8]>,
                 values: &mut A,
             ) -> Result<(), A::Error> {
-                match str::from_utf8(&key) {
-                    $(Ok(stringify!($field)) => self.$field = values.next_value()?,)*
+                match &*key {
+                    $(name if name == stringify!($field).as_bytes() => {
+                        self.$field = values.next_value()?;
+                    })*
                     _ => $crate::providers::json::pass_over(values)?,
                 }
                 Ok(())

@@ -3,7 +3,11 @@
 use std::{io::Write, path::PathBuf, time::SystemTime};
 
 use aws_lc_rs::hmac;
-use clap::{Arg, ArgMatches, Command, value_parser};
+use clap::{
+    Arg, ArgMatches, Command,
+    builder::{PossibleValuesParser, TypedValueParser},
+    value_parser,
+};
 use secrecy::ExposeSecret;
 use ureq::http::{Method, Request};
 
@@ -14,14 +18,12 @@ use super::{
 };
 use crate::{
     config::{Secret, SecretPlace, SecretSource, Secrets},
-    domain::{EventKind, MessagingLimit, PhoneNumber, Timestamp, WabaId},
+    domain::{MessagingLimit, PhoneNumber, Timestamp, WabaId},
     providers::{self, Message, Provider, Sample, SampleKind, SecretKind},
 };
 
 pub(super) const VERB: Verb = Verb { command, run };
 
-/// The word for an account's limit in the place of an event.
-const CAPABILITY: &str = "capability";
 /// The flags that name a file with a secret, and the kind of each.
 const SECRET_FLAGS: [(&str, SecretKind); 3] = [
     ("app-secret-file", SecretKind::AppSecret),
@@ -32,6 +34,8 @@ const SECRET_FLAGS: [(&str, SecretKind); 3] = [
 fn command() -> Command {
     let names = providers::ALL.iter().map(|provider| provider.name.as_str());
     let names: Vec<_> = names.collect();
+    let events = SampleKind::all().into_iter().map(|(word, _)| word);
+    let event = PossibleValuesParser::new(events).map(|word| kind(&word));
     let limit = |name, help| option(name, "LIMIT", help).value_parser(limit);
     // The flags of `serve` for the same files are taken, too.
     let serves = |of: SecretKind| {
@@ -59,17 +63,19 @@ fn command() -> Command {
              Examples:\n  \
              whatsapp-quality-exporter send meta downgrade --number 15550783881 --from 10K --to 1K\n  \
              whatsapp-quality-exporter send 8x8 flagged --number 15550783881 --token-file 8x8.token\n  \
-             whatsapp-quality-exporter send meta capability --to unlimited --app-secret-file meta.secret\n\n\
+             whatsapp-quality-exporter send meta capability --to unlimited --app-secret-file meta.secret\n  \
+             whatsapp-quality-exporter send meta restricted-biz-initiated-messaging --waba-id 102290129340398\n\n\
              The exit status is 0 where the exporter answered 200, otherwise 1.",
         )
         .arg(Arg::new("PROVIDER").help("the sender").required(true).value_parser(names))
         .arg(
             Arg::new("EVENT")
-                .help("downgrade, flagged, onboarding, throughput-upgrade, unflagged or upgrade of a phone number, or capability: the limit of an account")
+                .help("what happened: an event of a phone number, its rating, the limit of an account (capability), or what became of the account or of a template")
                 .required(true)
+                .ignore_case(true)
                 .value_parser(event),
         )
-        .arg(option("number", "NUMBER", "the phone number, of an event").value_parser(number))
+        .arg(option("number", "NUMBER", "the phone number, of its events and ratings").value_parser(number))
         .arg(
             option("waba-id", "ID", "the account, where the provider names it")
                 .default_value("102290129340398")
@@ -113,18 +119,11 @@ fn run(matches: &ArgMatches, output: &mut dyn Write) -> Result<(), String> {
     }
 }
 
-/// The event that a word names; `None` is an account's limit.
-fn event(word: &str) -> Result<Option<EventKind>, String> {
-    if word.eq_ignore_ascii_case(CAPABILITY) {
-        return Ok(None);
-    }
-    match EventKind::parse(&word.replace('-', "_")) {
-        EventKind::Unknown => Err(format!(
-            "expected downgrade, flagged, onboarding, throughput-upgrade, unflagged, upgrade or \
-             {CAPABILITY}"
-        )),
-        kind => Ok(Some(kind)),
-    }
+/// What a word says.
+fn kind(word: &str) -> Option<SampleKind> {
+    let mut all = SampleKind::all().into_iter();
+    let found = all.find(|(known, _)| known.eq_ignore_ascii_case(word));
+    found.map(|(_, kind)| kind)
 }
 
 fn number(text: &str) -> Result<PhoneNumber, String> {
@@ -148,26 +147,28 @@ fn time(text: &str) -> Result<Timestamp, String> {
 
 /// What to send.
 fn message(provider: &Provider, matches: &ArgMatches) -> Result<Message, String> {
-    let event = given::<Option<EventKind>>(matches, "EVENT")
-        .copied()
-        .flatten();
-    let number = given::<PhoneNumber>(matches, "number").cloned();
+    let kind = given::<Option<SampleKind>>(matches, "EVENT").copied();
+    let kind = kind.flatten().ok_or("there is no such event")?;
+    let phone_number = given::<PhoneNumber>(matches, "number").cloned();
     let limit = |name| given::<MessagingLimit>(matches, name).copied();
-    let kind = match (event, number) {
-        (Some(event), Some(number)) => SampleKind::Quality(number, event),
-        (Some(_), None) => return Err("an event needs the phone number: give --number".into()),
-        (None, None) if limit("to").is_none() => {
-            return Err("the limit of an account needs --to".into());
-        }
-        (None, None) => SampleKind::Capability,
-        (None, Some(_)) => {
-            return Err("the limit of an account names no phone number: leave --number out".into());
-        }
-    };
+    match (kind.is_of_a_number(), &phone_number) {
+        (true, None) => return Err("this needs the phone number: give --number".into()),
+        (false, Some(_)) => return Err("this names no phone number: leave --number out".into()),
+        _ => {}
+    }
+    let is_capability = kind == SampleKind::Capability;
+    if is_capability && limit("to").is_none() {
+        return Err("the limit of an account needs --to".into());
+    }
+    let has_limits = is_capability || kind.is_of_a_number();
+    if !has_limits && (limit("from").is_some() || limit("to").is_some()) {
+        return Err("this has no limits: leave --from and --to out".into());
+    }
     let sample = Sample {
         waba_id: given::<WabaId>(matches, "waba-id")
             .cloned()
             .unwrap_or_else(|| WabaId::from_stored("")),
+        phone_number,
         kind,
         old_limit: limit("from"),
         limit: limit("to"),

@@ -41,7 +41,7 @@ const AT: Paths = Paths {
     portfolio_limit: &["eventDetails.meta.maxDailyConversationsPerBusiness"],
     current_limit: &["eventDetails.meta.currentLimit"],
     old_limit: &["eventDetails.meta.oldLimit"],
-    restrictions: "eventDetails.restrictionInfo",
+    restrictions: &["eventDetails.restrictionInfo[]"],
     restriction: ["restrictionType", "expiration"],
     ban_state: &["eventDetails.banInfo.wabaBanState"],
     violation: &["eventDetails.violationInfo.violationType"],

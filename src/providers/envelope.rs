@@ -7,7 +7,7 @@
 use serde_json::{Value as Json, json};
 
 use super::{
-    Delivery, InvalidChange, Message, ParseError, Parsed, Provider, Sample,
+    Delivery, InvalidChange, Message, ParseError, Parsed, Provider, Sample, SampleKind,
     health::{AccountEventFields, AlertFields, Common, TemplateFields},
     json::{Fields, Item, List, Node, Scalar, object, read_body},
     quality::{CapabilityFields, QualityFields},
@@ -25,19 +25,46 @@ pub(super) fn write(_: &Provider, sample: &Sample) -> Option<Message> {
 
 /// Writes the entry of a delivery.
 pub(super) fn entry(sample: &Sample) -> Option<Json> {
-    let (field, value) = match sample.quality() {
-        Some((phone_number, _)) => {
+    let event = sample.kind.account_event().map(AccountEvent::as_str);
+    let (field, value) = match sample.kind {
+        SampleKind::Quality(_) => {
             let mut value = sample.fields("event", ["current_limit", "old_limit"]);
+            let phone_number = sample.quality()?.0;
             value.insert("display_phone_number".into(), phone_number.into());
             (QUALITY, Json::Object(value))
         }
-        None => {
+        SampleKind::Rating(_) => return None,
+        SampleKind::Capability => {
             let limit = Sample::tier(sample.limit?);
             (
                 CAPABILITY,
                 json!({"max_daily_conversations_per_business": limit}),
             )
         }
+        SampleKind::Account(_) => (ACCOUNT_EVENT, json!({"event": event})),
+        SampleKind::Restriction(restriction) => {
+            let listed = json!([{"restriction_type": restriction}]);
+            (
+                ACCOUNT_EVENT,
+                json!({"event": event, "restriction_info": listed}),
+            )
+        }
+        SampleKind::BanState(state) => {
+            let info = json!({"waba_ban_state": state});
+            (ACCOUNT_EVENT, json!({"event": event, "ban_info": info}))
+        }
+        SampleKind::Alert(severity) => {
+            let info = json!({"alert_severity": severity});
+            (ACCOUNT_ALERT, json!({"alert_info": info}))
+        }
+        SampleKind::Template(event) => (
+            TEMPLATE_STATUS,
+            json!({"message_template_id": Sample::TEMPLATE, "event": event}),
+        ),
+        SampleKind::TemplateQuality(quality) => (
+            TEMPLATE_QUALITY,
+            json!({"message_template_id": Sample::TEMPLATE, "new_quality_score": quality}),
+        ),
     };
     Some(json!({
         "id": sample.waba_id.as_str(),

@@ -38,7 +38,7 @@ const AT: Paths = Paths {
     current_limit: &["currentLimit"],
     old_limit: &["oldLimit"],
     rating: &["qualityRating"],
-    restrictions: "restrictions",
+    restrictions: &["restrictions"],
     restriction: ["restriction_type", "expiration"],
     ban_state: &["ban_info.waba_ban_state", "value.ban_info.waba_ban_state"],
     violation: &["violation_info.violation_type"],

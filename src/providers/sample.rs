@@ -2,14 +2,19 @@
 
 use serde_json::{Map, Value as Json};
 
-use crate::domain::{EventKind, MessagingLimit, PhoneNumber, Timestamp, WabaId};
+use crate::domain::{
+    AccountEvent, AlertSeverity, BanState, EventKind, MessagingLimit, PhoneNumber, QualityRating,
+    Restriction, TemplateEvent, TemplateQuality, Timestamp, Vocabulary, WabaId,
+};
 
 /// What a delivery is to say.
 #[derive(Clone, Debug)]
 pub struct Sample {
     /// The account.
     pub waba_id: WabaId,
-    /// What it is about.
+    /// The phone number, where it is about one.
+    pub phone_number: Option<PhoneNumber>,
+    /// What happened.
     pub kind: SampleKind,
     /// The limit before.
     pub old_limit: Option<MessagingLimit>,
@@ -19,13 +24,67 @@ pub struct Sample {
     pub at: Timestamp,
 }
 
-/// What a delivery is about.
-#[derive(Clone, Debug)]
+/// What happened, as a delivery is to say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SampleKind {
     /// An event of a phone number.
-    Quality(PhoneNumber, EventKind),
+    Quality(EventKind),
+    /// A phone number was observed to have this rating.
+    Rating(QualityRating),
     /// The limit of an account.
     Capability,
+    /// An event of an account.
+    Account(AccountEvent),
+    /// A restriction of an account, without an end.
+    Restriction(Restriction),
+    /// An account is disabled, will be, or is not any more.
+    BanState(BanState),
+    /// An alert about an account.
+    Alert(AlertSeverity),
+    /// What became of a template.
+    Template(TemplateEvent),
+    /// The quality of a template.
+    TemplateQuality(TemplateQuality),
+}
+
+impl SampleKind {
+    /// All that a delivery can be to say, each with a word for it.
+    pub fn all() -> Vec<(String, Self)> {
+        let mut all = words("", Self::Quality);
+        all.push(("capability".into(), Self::Capability));
+        all.extend(words("", Self::Account));
+        all.extend(words("", Self::Restriction));
+        all.extend(words("", Self::BanState));
+        all.extend(words("alert-", Self::Alert));
+        all.extend(words("template-", Self::Template));
+        all.extend(words("template-", Self::TemplateQuality));
+        all.extend(words("rating-", Self::Rating));
+        all
+    }
+
+    /// Whether it is about a phone number.
+    pub const fn is_of_a_number(self) -> bool {
+        matches!(self, Self::Quality(_) | Self::Rating(_))
+    }
+
+    /// The account event that says it.
+    pub(super) fn account_event(self) -> Option<AccountEvent> {
+        match self {
+            Self::Account(event) => Some(event),
+            Self::Restriction(_) => Some(AccountEvent::Restriction),
+            Self::BanState(_) => Some(AccountEvent::Disabled),
+            _ => None,
+        }
+    }
+}
+
+/// The values of a vocabulary that providers send, each with a word.
+fn words<V: Vocabulary>(before: &str, kind: fn(V) -> SampleKind) -> Vec<(String, SampleKind)> {
+    let values = V::VALUES.iter().copied();
+    let sent = values.filter(|value| !["OTHER", "UNKNOWN"].contains(&value.name()));
+    let word = |value: V| value.name().to_lowercase().replace('_', "-");
+    sent.map(|value| (format!("{before}{}", word(value)), kind(value)))
+        .collect()
 }
 
 /// A delivery as it is sent.
@@ -38,11 +97,16 @@ pub enum Message {
 }
 
 impl Sample {
+    /// The id of the template that deliveries are about.
+    pub(super) const TEMPLATE: &str = "594425479261596";
+
     /// The phone number and the event, where it is about one.
     pub(super) fn quality(&self) -> Option<(&str, &'static str)> {
-        match &self.kind {
-            SampleKind::Quality(number, event) => Some((number.as_str(), event.as_str())),
-            SampleKind::Capability => None,
+        match self.kind {
+            SampleKind::Quality(event) => {
+                Some((self.phone_number.as_ref()?.as_str(), event.as_str()))
+            }
+            _ => None,
         }
     }
 

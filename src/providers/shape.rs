@@ -11,11 +11,14 @@ use super::{
     json::{Fields, Scalar, read_fields},
     quality::{CapabilityFields, QualityFields},
 };
-use crate::domain::{Change, ProviderName};
+use crate::domain::{AccountEvent, Change, PhoneNumber, ProviderName};
 
-/// Where a field may stand: names of objects within one another, joined by dots. Of several, the
-/// first that holds something counts, and `send` writes the first.
+/// Where a field may stand: names of objects within one another, joined by dots, with `[]` after that
+/// of a list. Of several, the first that holds something counts, and `send` writes the first.
 pub(super) type Path = &'static [&'static str];
+
+/// What stands after the name of a list.
+const LIST: &str = "[]";
 
 /// A kind of change, as a provider sends it.
 pub(super) struct Shape {
@@ -75,8 +78,8 @@ pub(super) struct Paths {
     pub(super) max_per_business: Path,
     pub(super) max_per_waba: Path,
     pub(super) rating: Path,
-    /// The list of restrictions.
-    pub(super) restrictions: &'static str,
+    /// The restrictions, or the one.
+    pub(super) restrictions: Path,
     /// Within each of them, its type and its end.
     pub(super) restriction: [&'static str; 2],
     pub(super) ban_state: Path,
@@ -105,7 +108,7 @@ impl Paths {
         max_per_business: &[],
         max_per_waba: &[],
         rating: &[],
-        restrictions: "",
+        restrictions: &[],
         restriction: ["", ""],
         ban_state: &[],
         violation: &[],
@@ -278,8 +281,8 @@ impl Shape {
                 event => Scalar::Text(event.into()),
             };
             let objects = match at.restrictions {
-                "" => None,
-                path => document.objects(path)?,
+                [] => None,
+                [path, ..] => document.objects(path.trim_end_matches(LIST))?,
             };
             let fields = AccountEventFields {
                 event,
@@ -304,20 +307,51 @@ impl Shape {
     }
 }
 
+impl Shape {
+    /// What a delivery of this shape holds where this happened, and where; `None` where it cannot
+    /// say that.
+    fn says(&self, kind: SampleKind) -> Option<Vec<(Path, Json)>> {
+        use SampleKind::{
+            Account, BanState, Capability, Quality, Rating, Restriction, Template, TemplateQuality,
+        };
+        let at = &self.at;
+        let event = kind.account_event().map_or("", AccountEvent::as_str);
+        let account = (at.account_event, json!(event));
+        let template = (at.template_id, json!(Sample::TEMPLATE));
+        let [name, _] = at.restriction;
+        let held = match (self.kind, kind) {
+            (
+                Kind::Quality | Kind::QualityOrObservation | Kind::QualityOrAccount,
+                Quality(event),
+            ) => vec![(at.event, json!(event))],
+            (Kind::QualityOrObservation, Rating(rating)) => vec![(at.rating, json!(rating))],
+            (Kind::Capability, Capability) => vec![],
+            (Kind::Account, Account(_)) if at.implied_event == event => vec![],
+            (Kind::Account, _) if !at.implied_event.is_empty() => return None,
+            (Kind::Account, Account(_)) => vec![account],
+            (Kind::Account, Restriction(restriction)) => {
+                vec![account, (at.restrictions, json!({name: restriction}))]
+            }
+            (Kind::Account, BanState(state)) => vec![account, (at.ban_state, json!(state))],
+            (Kind::TemplateStatus, Template(event)) => {
+                vec![template, (at.template_event, json!(event))]
+            }
+            (Kind::TemplateQuality, TemplateQuality(quality)) => {
+                vec![template, (at.quality, json!(quality))]
+            }
+            _ => return None,
+        };
+        let has_places = held.iter().all(|(path, _)| !path.is_empty());
+        has_places.then_some(held)
+    }
+}
+
 /// Writes a delivery of a provider with shapes.
 pub(super) fn write(provider: &Provider, sample: &Sample) -> Option<Message> {
-    let is_wanted = |shape: &&Shape| match sample.kind {
-        SampleKind::Quality(..) => matches!(
-            shape.kind,
-            Kind::Quality | Kind::QualityOrObservation | Kind::QualityOrAccount
-        ),
-        SampleKind::Capability => shape.kind == Kind::Capability,
-    };
-    let shape = provider.shapes.iter().find(is_wanted)?;
+    // Of two shapes that can say it, the later is the one that says little else.
+    let mut shapes = provider.shapes.iter().rev();
+    let (shape, held) = shapes.find_map(|shape| Some((shape, shape.says(sample.kind)?)))?;
     let at = &shape.at;
-    if sample.quality().is_some() && at.event.is_empty() {
-        return None;
-    }
     let mut document = Json::Object(Map::new());
     for (path, values) in shape.when {
         put(&mut document, path, values.first().copied());
@@ -329,13 +363,11 @@ pub(super) fn write(provider: &Provider, sample: &Sample) -> Option<Message> {
         _ => json!(sample.at.to_iso()),
     };
     put(&mut document, at.time, Some(time));
-    let quality = sample.quality();
-    put(
-        &mut document,
-        at.phone_number,
-        quality.map(|(number, _)| number),
-    );
-    put(&mut document, at.event, quality.map(|(_, event)| event));
+    let number = sample.phone_number.as_ref().map(PhoneNumber::as_str);
+    put(&mut document, at.phone_number, number);
+    for (path, value) in held {
+        put(&mut document, path, Some(value));
+    }
     let tier = |limit: Option<_>| limit.map(Sample::tier);
     // A phone number's limit, or what the provider sends of an account's.
     let limits = [at.current_limit, at.portfolio_limit, at.per_phone_limit];
@@ -360,7 +392,7 @@ fn put(document: &mut Json, paths: Path, value: Option<impl Into<Json>>) {
         return;
     };
     let mut place = document;
-    for name in path.split('.') {
+    for name in path.trim_end_matches(LIST).split('.') {
         if !place.is_object() {
             *place = Json::Object(Map::new());
         }
@@ -369,28 +401,49 @@ fn put(document: &mut Json, paths: Path, value: Option<impl Into<Json>>) {
         };
         place = object.entry(name).or_insert(Json::Null);
     }
-    *place = value.into();
+    *place = match path.ends_with(LIST) {
+        true => json!([value.into()]),
+        false => value.into(),
+    };
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::by_name;
     use super::*;
-    use crate::domain::{MessagingLimit, Timestamp, WabaId};
+    use crate::domain::{BanState, MessagingLimit, Restriction, Timestamp, WabaId};
 
-    #[test]
-    fn time_is_written_as_in_the_example() {
+    fn written(provider: &str, kind: SampleKind) -> Json {
         let sample = Sample {
             waba_id: WabaId::parse("1").unwrap(),
-            kind: SampleKind::Capability,
+            phone_number: None,
+            kind,
             old_limit: None,
             limit: MessagingLimit::parse("1K"),
             at: Timestamp::from_unix_seconds(1_748_454_394).unwrap(),
         };
-        let written = by_name("gupshup").unwrap().write(&sample).unwrap();
-        let Message::Json(json) = written else {
-            panic!("{written:?}")
-        };
+        match by_name(provider).unwrap().write(&sample) {
+            Some(Message::Json(json)) => json,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn time_is_written_as_in_the_example() {
+        let json = written("gupshup", SampleKind::Capability);
         assert_eq!(json["timestamp"], json!(1_748_454_394_000_u64));
+        let json = written("8x8", SampleKind::BanState(BanState::Disable));
+        assert_eq!(json["timestamp"], json!("2025-05-28T17:46:34.000Z"));
+    }
+
+    #[test]
+    fn restriction_is_written_in_a_list_or_alone() {
+        let kind = SampleKind::Restriction(Restriction::AddPhoneNumber);
+        let name = "RESTRICTED_ADD_PHONE_NUMBER_ACTION";
+        let json = written("8x8", kind);
+        let listed = json!([{"restrictionType": name}]);
+        assert_eq!(json["eventDetails"]["restrictionInfo"], listed);
+        let json = written("nxcloud", kind);
+        assert_eq!(json["restrictions"], json!({"restriction_type": name}));
     }
 }

@@ -40,7 +40,7 @@ const AT: Paths = Paths {
     portfolio_limit: &["businessCurrentMessagingLimit"],
     current_limit: &["currentLimit"],
     old_limit: &["oldLimit"],
-    restrictions: "restriction_info",
+    restrictions: &["restriction_info[]"],
     restriction: ["restriction_type", "expiration"],
     ban_state: &["banInfo.waba_ban_state"],
     violation: &["violationInfo.violation_type"],

@@ -52,7 +52,7 @@ const AT: Paths = Paths {
 const OF_ACCOUNT: Paths = Paths {
     waba_id: &["whatsappBusinessAccount.id"],
     account_event: &["whatsappBusinessAccount.updateEvent"],
-    restrictions: "whatsappBusinessAccount.restrictions",
+    restrictions: &["whatsappBusinessAccount.restrictions[]"],
     restriction: ["restrictionType", "expiration"],
     ban_state: &["whatsappBusinessAccount.banState"],
     violation: &["whatsappBusinessAccount.violationType"],

@@ -7,8 +7,8 @@ use std::{
 
 use whatsapp_quality_exporter::{
     cli,
-    domain::{AccountKey, NumberKey, Timestamp},
-    providers::{self, Example, Proof},
+    domain::{AccountKey, EventKind, NumberKey, QualityRating, Timestamp},
+    providers::{self, Example, Proof, SampleKind},
     state::{Entity, Family, MetricKind},
     telemetry::Telemetry,
 };
@@ -207,11 +207,14 @@ fn golden_reference_of_the_providers() {
             Proof::Signature(_) => "app-secret",
             Proof::Token | Proof::SignatureOrToken(_) => "token",
         };
-        if !documents(provider, true) {
-            continue;
-        }
+        let words = [
+            ("flagged", SampleKind::Quality(EventKind::Flagged)),
+            ("rating-red", SampleKind::Rating(QualityRating::Red)),
+        ];
+        let mut words = words.into_iter();
+        let (word, _) = words.find(|(_, kind)| documents(provider, *kind)).unwrap();
         page.push_str(&format!(
-            "\nTo try it with the secret: `whatsapp-quality-exporter send {name} flagged --number 15550783881\n\
+            "\nTo try it with the secret: `whatsapp-quality-exporter send {name} {word} --number 15550783881\n\
              --{secret}-file FILE` ([send](commands.md#send)).\n"
         ));
     }

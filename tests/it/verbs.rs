@@ -1,10 +1,10 @@
 //! The verbs of the command line, as they are typed: what they print, and how they end.
 
-use std::{fs, net::TcpListener, path::Path, process::Output};
+use std::{collections::BTreeSet, fs, net::TcpListener, path::Path, process::Output};
 
 use whatsapp_quality_exporter::{
     cli,
-    domain::{EventKind, MessagingLimit, PhoneNumber, WabaId},
+    domain::{BanState, MessagingLimit, PhoneNumber, TemplateQuality, WabaId},
     providers::{self, Proof, SampleKind},
 };
 
@@ -15,73 +15,141 @@ use crate::{
 };
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
-const NUMBER: &str = "15550783881";
 const META_SECRET: (&str, &str) = ("WHATSAPP_EXPORTER_META_APP_SECRET", SECRET);
 
 #[test]
-fn send_changes_the_metrics_by_each_event_of_each_provider() {
+fn send_changes_the_metrics_by_everything_that_a_provider_documents() {
     let folder = tempfile::tempdir().unwrap();
     let secrets = secrets();
     let secrets: Vec<_> = secrets.iter().map(|name| (name.as_str(), SECRET)).collect();
     let exporter = Exporter::start_bare(&folder.path().join("data"), &[], &secrets);
     let url = format!("--url=http://{}", exporter.webhook);
-    let events = EventKind::ALL.into_iter();
-    let events: Vec<_> = events.filter(|kind| *kind != EventKind::Unknown).collect();
+    let all = SampleKind::all();
+    let mut sent = BTreeSet::new();
     for provider in providers::ALL {
         let name = provider.name.as_str();
-        let labels = [("provider", name), ("phone_number", NUMBER)];
-        let documented = documents(provider, true).then_some(&events[..]);
-        for (index, event) in documented.into_iter().flatten().enumerate() {
-            let word = event.as_str().to_lowercase().replace('_', "-");
-            let to = format!("--to={}K", index + 1);
-            // A time of its own, so that nothing is a repetition.
-            let at = format!("--at={}", 1_748_454_394 + index);
-            let output = verb(
-                folder.path(),
-                &[
-                    "send",
-                    name,
-                    &word,
-                    "--number=+1 555-078-3881",
-                    "--from=50K",
-                    &to,
-                    &at,
-                    &url,
-                ],
-                &secrets,
-            );
-            assert_eq!(
-                output.status.code(),
-                Some(0),
-                "{name} {word}: {}",
-                stderr(&output)
-            );
+        for (index, (word, kind)) in all.iter().enumerate() {
+            // A number and an account of its own, so that nothing but this can have changed it.
+            let number = format!("15550783{index:03}");
+            let waba_id = format!("1022901{index:03}");
+            let number_flag = format!("--number=+{number}");
+            let account_flag = format!("--waba-id={waba_id}");
+            let mut arguments = vec!["send", name, word, &account_flag, &url];
+            let mut subject = ("waba_id", waba_id.as_str());
+            if kind.is_of_a_number() {
+                arguments.push(&number_flag);
+                subject = ("phone_number", &number);
+            }
+            if matches!(kind, SampleKind::Quality(_) | SampleKind::Capability) {
+                arguments.extend(["--from=50K", "--to=2K"]);
+            }
+            let output = verb(folder.path(), &arguments, &secrets);
+            if !documents(provider, *kind) {
+                let reason = "documents no webhook of that kind";
+                assert!(
+                    stderr(&output).contains(reason),
+                    "{name} {word}: {output:?}"
+                );
+                assert_eq!(output.status.code(), Some(1));
+                continue;
+            }
+            assert_eq!(output.status.code(), Some(0), "{name} {word}: {output:?}");
             let said = stdout(&output);
-            assert!(said.contains("answered 200: {\"applied\":1,"), "{said}");
-            let event = [&labels[..], &[("event", event.as_str())]].concat();
-            let events = exporter.value("whatsapp_phone_number_quality_events_total", &event);
-            assert_eq!(events, Some(1.0), "{name} {word}");
-            let limit = exporter.value("whatsapp_phone_number_messaging_limit", &labels);
-            assert_eq!(limit, Some(1000.0 * (index + 1) as f64), "{name} {word}");
+            let counts =
+                r#"{"applied":1,"duplicate":0,"stale":0,"ignored":0,"invalid":0,"test":0}"#;
+            let expected = format!("answered 200: {counts}\n");
+            assert!(said.ends_with(&expected), "{name} {word}: {said}");
+            for (family, label, value) in shown(*kind) {
+                let mut labels = vec![("provider", name), subject];
+                labels.extend(label);
+                let found = exporter.value(family, &labels);
+                assert_eq!(found, Some(value), "{name} {word}: {family}");
+            }
+            sent.insert((name, word.as_str()));
         }
-        let output = verb(
-            folder.path(),
-            &["send", name, "capability", "--to=unlimited", &url],
-            &secrets,
-        );
-        let account = [("provider", name)];
-        let limit = exporter.value("whatsapp_business_account_messaging_limit", &account);
-        if documents(provider, false) {
-            assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-            assert_eq!(limit, Some(f64::INFINITY));
-        } else {
-            let reason = "documents no webhook of that kind";
-            assert!(
-                stderr(&output).contains(reason),
-                "{name}: {}",
-                stderr(&output)
-            );
-            assert_eq!((output.status.code(), limit), (Some(1), None));
+    }
+    for (word, kind) in &all {
+        let is_rating = matches!(kind, SampleKind::Rating(_));
+        assert_ne!(sent.contains(&("meta", word)), is_rating, "{word}");
+    }
+    for documented in [
+        ("8x8", "restricted-biz-initiated-messaging"),
+        ("8x8", "template-red"),
+        ("aws", "alert-critical"),
+        ("gupshup", "capability"),
+        ("innopaas", "template-paused"),
+        ("kaleyra", "flagged"),
+        ("nxcloud", "disable"),
+        ("telnyx", "account-restriction"),
+        ("telnyx", "rating-red"),
+        ("wati", "account-deleted"),
+        ("ycloud", "rating-yellow"),
+        ("zernio", "upgrade"),
+    ] {
+        assert!(sent.contains(&documented), "{documented:?}: {sent:?}");
+    }
+}
+
+/// A sample: its family, its label where it has one of its own, and its value.
+type Shown = (&'static str, Option<(&'static str, &'static str)>, f64);
+
+/// The samples that show what happened.
+fn shown(kind: SampleKind) -> Vec<Shown> {
+    let counted = |family, label, name| vec![(family, Some((label, name)), 1.0)];
+    match kind {
+        SampleKind::Quality(event) => vec![
+            (
+                "whatsapp_phone_number_quality_events_total",
+                Some(("event", event.as_str())),
+                1.0,
+            ),
+            ("whatsapp_phone_number_messaging_limit", None, 2000.0),
+        ],
+        SampleKind::Rating(rating) => counted(
+            "whatsapp_phone_number_quality_rating",
+            "rating",
+            rating.as_str(),
+        ),
+        SampleKind::Capability => {
+            vec![("whatsapp_business_account_messaging_limit", None, 2000.0)]
+        }
+        SampleKind::Account(event) => counted(
+            "whatsapp_business_account_events_total",
+            "event",
+            event.as_str(),
+        ),
+        SampleKind::Restriction(restriction) => vec![(
+            "whatsapp_business_account_restriction_end_timestamp_seconds",
+            Some(("restriction", restriction.as_str())),
+            f64::INFINITY,
+        )],
+        SampleKind::BanState(state) => [
+            ("whatsapp_business_account_disabled", BanState::Disable),
+            (
+                "whatsapp_business_account_disable_scheduled",
+                BanState::ScheduleForDisable,
+            ),
+        ]
+        .map(|(family, of)| (family, None, f64::from(u8::from(state == of))))
+        .into(),
+        SampleKind::Alert(severity) => counted(
+            "whatsapp_business_account_alerts_total",
+            "severity",
+            severity.as_str(),
+        ),
+        SampleKind::Template(event) => counted(
+            "whatsapp_business_account_template_events_total",
+            "event",
+            event.as_str(),
+        ),
+        SampleKind::TemplateQuality(quality) => {
+            let label = ("quality", quality.as_str());
+            let reports = "whatsapp_business_account_template_quality_events_total";
+            let mut samples = vec![(reports, Some(label), 1.0)];
+            if quality != TemplateQuality::Green {
+                samples.push(("whatsapp_business_account_templates", Some(label), 1.0));
+            }
+            samples
         }
     }
 }
@@ -128,6 +196,11 @@ fn send_says_why_a_webhook_was_not_taken() {
     assert!(off.contains("no secret for it (--8x8.token-file)"), "{off}");
     assert!(refused(&["meta", "flagged", &webhook]).contains("give --number"));
     assert!(refused(&["meta", "capability", &webhook]).contains("needs --to"));
+    let disable = |flag| refused(&["meta", "disable", flag, &webhook]);
+    assert!(disable("--number=1555").contains("leave --number out"));
+    for flag in ["--from=1K", "--to=1K"] {
+        assert!(disable(flag).contains("leave --from and --to out"));
+    }
     for mistake in ["--to=many", "--at=yesterday", "--number=<number>"] {
         let output = verb(folder.path(), &["send", "meta", "flagged", mistake], &[]);
         assert_eq!(output.status.code(), Some(2), "{mistake}: {output:?}");
@@ -389,14 +462,12 @@ fn golden_reference_of_the_commands() {
     assert_golden("../docs/commands.md", &page);
 }
 
-/// Whether a provider documents events of a phone number, or else the limit of an account.
-pub fn documents(provider: &providers::Provider, events: bool) -> bool {
-    let kind = match events {
-        true => SampleKind::Quality(PhoneNumber::parse("1").unwrap(), EventKind::Flagged),
-        false => SampleKind::Capability,
-    };
+/// Whether a provider documents webhooks of this kind.
+pub fn documents(provider: &providers::Provider, kind: SampleKind) -> bool {
+    let number = PhoneNumber::parse("1").unwrap();
     let sample = providers::Sample {
         waba_id: WabaId::parse("1").unwrap(),
+        phone_number: kind.is_of_a_number().then_some(number),
         kind,
         old_limit: None,
         limit: MessagingLimit::parse("1K"),

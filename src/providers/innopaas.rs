@@ -1,7 +1,8 @@
 //! InnoPaaS.
 //!
 //! Sources: InnoPaaS' webhook pages "Number Quality Status" and "Template Status". Its samples mask
-//! digits of the number and of the account.
+//! digits of the number and of the account. The sample of a template's status has another type than
+//! the table above it.
 
 use super::{
     Example, Provider,
@@ -25,14 +26,17 @@ pub(super) static PROVIDER: Provider = Provider {
 
 const TYPE: &[&str] = &["type"];
 const QUALITY: &[&str] = &["whatsapp_phone_number_quality_update"];
-const STATUS: &[&str] = &["whatsapp_template_status_updated"];
+const STATUS: &[&str] = &[
+    "whatsapp_template_status_updated",
+    "whatsapp_template_status_update",
+];
 const AT: Paths = Paths {
     waba_id: &["body.wabaId"],
     delivery_id: &["id"],
     time: &["eventTime"],
     phone_number: &["body.displayPhoneNumber"],
     event: &["body.event"],
-    template_event: &["body.status", "body.event"],
+    template_event: &["body.templateStatus", "body.status", "body.event"],
     portfolio_limit: &["body.maxDailyConversationsPerBusiness"],
     current_limit: &["body.messageLimit"],
     old_limit: &["body.oldLimit"],

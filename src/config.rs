@@ -7,6 +7,7 @@ mod web;
 
 use std::{net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
+use jiff::SignedDuration;
 use tracing::level_filters::LevelFilter;
 
 pub use address::ListenAddress;
@@ -22,6 +23,15 @@ use crate::{
 
 /// The flag that names the file with the key of the pseudonyms.
 pub(crate) const PRIVACY_KEY_FILE: &str = "privacy.key-file";
+
+/// A time with its unit, such as `15s` or `100ms`, or `0`, as Prometheus writes durations; `None` where
+/// it is something else, or negative.
+pub(crate) fn duration(text: &str) -> Option<Duration> {
+    match text {
+        "0" => Some(Duration::ZERO),
+        _ => text.parse::<SignedDuration>().ok()?.try_into().ok(),
+    }
+}
 
 /// What the program was told.
 #[derive(Debug)]

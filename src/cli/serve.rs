@@ -7,11 +7,13 @@ use clap::{
     builder::{BoolishValueParser, ValueParser},
     value_parser,
 };
-use jiff::SignedDuration;
 use tracing::level_filters::LevelFilter;
 
 use crate::{
-    config::{Config, ListenAddress, PRIVACY_KEY_FILE, Role, SecretPlace, SecretSource, variable},
+    config::{
+        Config, ListenAddress, PRIVACY_KEY_FILE, Role, SecretPlace, SecretSource, duration,
+        variable,
+    },
     domain::NumberPrivacy,
     http::is_taken,
     providers,
@@ -310,10 +312,7 @@ fn external_url(url: &str) -> Result<String, String> {
 }
 
 fn drain_delay(text: &str) -> Result<Duration, &'static str> {
-    let duration = text.parse::<SignedDuration>().ok();
-    duration
-        .and_then(|duration| Duration::try_from(duration).ok())
-        .ok_or("expected a time with its unit, such as 15s or 1m")
+    duration(text).ok_or("expected a time with its unit, such as 15s or 1m, or 0")
 }
 
 /// A relative path would say nothing in the log of a service.

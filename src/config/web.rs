@@ -13,7 +13,6 @@ use std::{
 
 use aws_lc_rs::digest;
 use hyper::header::{HeaderName, HeaderValue};
-use jiff::SignedDuration;
 use rustls::ServerConfig;
 use secrecy::SecretString;
 use serde::Deserialize;
@@ -358,11 +357,10 @@ fn headers(given: BTreeMap<String, String>) -> Result<Vec<(HeaderName, HeaderVal
 }
 
 fn rate_limit(given: RateLimitDocument) -> Result<Option<RateLimit>, String> {
-    let Some(interval) = given.interval.filter(|interval| interval != "0") else {
+    let Some(interval) = given.interval else {
         return Ok(None);
     };
-    let duration = interval.parse::<SignedDuration>().ok();
-    let Some(interval) = duration.and_then(|duration| Duration::try_from(duration).ok()) else {
+    let Some(interval) = super::duration(&interval) else {
         return Err(
             "rate_limit.interval: expected a time with its unit, such as 1s or 100ms, or 0".into(),
         );

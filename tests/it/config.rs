@@ -684,6 +684,9 @@ fn draining_process_is_not_ready_and_answers_until_its_time_or_a_second_signal()
 
 #[test]
 fn drain_delay_needs_a_unit_and_is_not_negative() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut exporter = Exporter::start(folder.path(), &["--web.drain-delay=0"]);
+    assert_eq!(exporter.end("TERM").code(), Some(0), "{}", exporter.log());
     for delay in ["15", "-1s", "soon", ""] {
         let sentence = refused(&[&format!("--web.drain-delay={delay}")], &[]);
         assert!(sentence.contains("such as 15s"), "{delay}: {sentence}");

@@ -68,26 +68,23 @@ fn serve(config: Config, files: Files, pseudonyms: Option<Pseudonyms>) -> Result
         let mut terminate = unix::signal(unix::SignalKind::terminate())?;
         let mut interrupt = unix::signal(unix::SignalKind::interrupt())?;
         let mut hangup = unix::signal(unix::SignalKind::hangup())?;
-        let (hangups, told) = mpsc::channel(1);
+        let (tell_hangup, hangups) = mpsc::channel(1);
         tokio::spawn(async move {
-            while hangup.recv().await.is_some() && hangups.send(()).await.is_ok() {}
+            while hangup.recv().await.is_some() && tell_hangup.send(()).await.is_ok() {}
         });
-        let (stop, stops) = mpsc::channel(1);
+        let (tell_stop, stops) = mpsc::channel(1);
         tokio::spawn(async move {
             loop {
                 tokio::select! {
                     _ = terminate.recv() => {}
                     _ = interrupt.recv() => {}
                 }
-                if stop.send(()).await.is_err() {
+                if tell_stop.send(()).await.is_err() {
                     break;
                 }
             }
         });
-        let signals = Signals {
-            stops,
-            hangups: told,
-        };
+        let signals = Signals { stops, hangups };
         run(config, files, pseudonyms, listeners, signals).await
     });
     // A database that is still being read when the program is to end need not be read to its end.

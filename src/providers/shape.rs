@@ -305,9 +305,7 @@ impl Shape {
             _ => template.quality(provider, common, &document.scalar(at.quality)?),
         }
     }
-}
 
-impl Shape {
     /// What a delivery of this shape holds where this happened, and where; `None` where it cannot
     /// say that.
     fn says(&self, kind: SampleKind) -> Option<Vec<(Path, Json)>> {

@@ -1,7 +1,7 @@
 //! ACL Mobile.
 //!
-//! Source: ACL's page "Template Status" of the webhooks of WhatsApp. What Meta sends stands in
-//! `channelMetadata`, whole or an entry alone, and the time beside it.
+//! Sources: ACL's pages "Template Status" and "Template Quality" of the webhooks of WhatsApp. What
+//! Meta sends stands in `channelMetadata`, whole or an entry alone, and the time beside it.
 
 use serde_json::json;
 

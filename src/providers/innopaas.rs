@@ -1,8 +1,8 @@
 //! InnoPaaS.
 //!
 //! Sources: InnoPaaS' webhook pages "Number Quality Status" and "Template Status". Its samples mask
-//! digits of the number and of the account. The sample of a template's status has another type than
-//! the table above it.
+//! digits of the number and of the account. In one version of the page the sample of a
+//! template's status has another type than the heading above it.
 
 use super::{
     Example, Provider,

@@ -1,7 +1,8 @@
 //! Zernio.
 //!
-//! Source: Zernio's schema of the webhook of a WhatsApp account's quality. It names no account, no
-//! time and no id, so every delivery counts.
+//! Source: Zernio's schema `WebhookPayloadWhatsAppAccountQualityUpdated`. Its account is the one at
+//! Zernio, and not WhatsApp's. The generated reference shows names with underscores, which deliveries
+//! do not have.
 
 use super::{
     Example, Provider,
@@ -14,7 +15,7 @@ pub(super) static PROVIDER: Provider = Provider {
     title: "Zernio",
     setup: include_str!("zernio.md"),
     example: Example::Json(
-        r#"{"quality":{"source":"phone_number_quality_update","meta_event":"FLAGGED","quality_rating":"RED","previous_quality_rating":"GREEN","messaging_limit_tier":"TIER_2K","previous_messaging_limit_tier":"TIER_10K","display_phone_number":"+1 555-078-3881"}}"#,
+        r#"{"id":"665f1c2e8b3a4d0012345678","event":"whatsapp.account.quality_updated","account":{"accountId":"64e1f0a2c9b7d80012345678","profileId":"64e1f0a2c9b7d80087654321","platform":"whatsapp","username":"+1 555-078-3881"},"quality":{"source":"phone_number_quality_update","metaEvent":"FLAGGED","qualityRating":"RED","previousQualityRating":"GREEN","messagingLimitTier":"TIER_2K","previousMessagingLimitTier":"TIER_10K","displayPhoneNumber":"+1 555-078-3881"},"timestamp":"2026-01-05T10:00:00.000Z"}"#,
     ),
     shapes: &[Shape::new(
         &[(SOURCE, &["phone_number_quality_update"])],
@@ -26,10 +27,15 @@ pub(super) static PROVIDER: Provider = Provider {
 
 const SOURCE: &[&str] = &["quality.source"];
 const AT: Paths = Paths {
-    phone_number: &["quality.display_phone_number"],
-    event: &["quality.meta_event"],
-    current_limit: &["quality.messaging_limit_tier"],
-    old_limit: &["quality.previous_messaging_limit_tier"],
-    rating: &["quality.quality_rating"],
+    delivery_id: &["id"],
+    time: &["timestamp"],
+    phone_number: &["quality.displayPhoneNumber", "quality.display_phone_number"],
+    event: &["quality.metaEvent", "quality.meta_event"],
+    current_limit: &["quality.messagingLimitTier", "quality.messaging_limit_tier"],
+    old_limit: &[
+        "quality.previousMessagingLimitTier",
+        "quality.previous_messaging_limit_tier",
+    ],
+    rating: &["quality.qualityRating", "quality.quality_rating"],
     ..Paths::NONE
 };

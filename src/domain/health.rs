@@ -183,16 +183,28 @@ impl AccountEvent {
 }
 
 impl Restriction {
+    /// Gupshup's name of [`Self::AddPhoneNumber`].
+    const ADD_PHONE_NUMBER: &'static str = "RESTRICTION_ADD_PHONE_NUMBER_ACTION";
+
     /// Reads a name as a provider sends it; case does not matter.
     pub fn parse(name: &str) -> Self {
-        Self::find(name).unwrap_or(Self::Unknown)
+        match is_one_of(&[Self::ADD_PHONE_NUMBER], name) {
+            true => Self::AddPhoneNumber,
+            false => Self::find(name).unwrap_or(Self::Unknown),
+        }
     }
 }
 
 impl BanState {
+    /// Gupshup's name of [`Self::Disable`], beside that one.
+    const DISABLE: &'static str = "ACCOUNT_DISABLE";
+
     /// Reads a name as a provider sends it; case does not matter. `None` where it is not known.
     pub fn parse(name: &str) -> Option<Self> {
-        Self::find(name)
+        match is_one_of(&[Self::DISABLE], name) {
+            true => Some(Self::Disable),
+            false => Self::find(name),
+        }
     }
 }
 
@@ -315,6 +327,30 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(QualityRating::parse(name), rating, "{name:?}");
+        }
+    }
+
+    #[test]
+    fn restrictions_and_ban_states_have_other_names() {
+        for (name, restriction) in [
+            (
+                "restriction_add_phone_number_action",
+                Restriction::AddPhoneNumber,
+            ),
+            (
+                "RESTRICTED_ADD_PHONE_NUMBER_ACTION",
+                Restriction::AddPhoneNumber,
+            ),
+            ("RESTRICTED_SOMETHING_NEW", Restriction::Unknown),
+        ] {
+            assert_eq!(Restriction::parse(name), restriction, "{name:?}");
+        }
+        for (name, state) in [
+            ("Account_Disable", Some(BanState::Disable)),
+            ("disable", Some(BanState::Disable)),
+            ("ACCOUNT_REINSTATE", None),
+        ] {
+            assert_eq!(BanState::parse(name), state, "{name:?}");
         }
     }
 

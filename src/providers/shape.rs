@@ -29,7 +29,7 @@ pub(super) struct Shape {
 }
 
 /// A field, and the values of it that make a delivery one of a kind.
-type Condition = (Path, &'static [&'static str]);
+pub(super) type Condition = (Path, &'static [&'static str]);
 
 impl Shape {
     pub(super) const fn new(when: &'static [Condition], kind: Kind, at: Paths) -> Self {
@@ -117,6 +117,14 @@ impl Paths {
         template_language: &[],
         quality: &[],
     };
+
+    /// The same where the kind of delivery says the event of an account.
+    pub(super) const fn implying(self, event: &'static str) -> Self {
+        Self {
+            implied_event: event,
+            ..self
+        }
+    }
 }
 
 /// The account of samples that a test button sends.

@@ -1,8 +1,8 @@
 //! 8x8.
 //!
-//! Sources: 8x8's webhook pages "WhatsApp Phone Number Quality Change", "WhatsApp Account Update",
-//! "WhatsApp Template Status Update" and "WhatsApp Template Quality Update". All samples of a page
-//! share one `eventId`, so the id alone does not tell deliveries apart.
+//! Sources: 8x8's webhook pages "WhatsApp Phone Number Quality Change", "WhatsApp Account Update"
+//! and "WhatsApp Template Change", and its "WhatsApp Webhooks Reference". All samples of a page share
+//! one `eventId`, so the id alone does not tell deliveries apart.
 
 use super::{
     Example, Provider,

@@ -20,6 +20,7 @@ pub(super) static PROVIDER: Provider = Provider {
     shapes: &[
         Shape::new(&[(TYPE, QUALITY)], Kind::Quality, AT),
         Shape::new(&[(TYPE, STATUS)], Kind::TemplateStatus, AT),
+        Shape::new(&[(TYPE, SCORE)], Kind::TemplateQuality, AT),
     ],
     ..Provider::POST_WITH_TOKEN
 };
@@ -30,6 +31,7 @@ const STATUS: &[&str] = &[
     "whatsapp_template_status_updated",
     "whatsapp_template_status_update",
 ];
+const SCORE: &[&str] = &["message_template_quality_update"];
 const AT: Paths = Paths {
     waba_id: &["body.wabaId"],
     delivery_id: &["id"],
@@ -43,5 +45,6 @@ const AT: Paths = Paths {
     template_id: &["body.templateId"],
     template_name: &["body.templateName"],
     template_language: &["body.templateLanguage"],
+    quality: &["body.newQualityScore"],
     ..Paths::NONE
 };

@@ -87,6 +87,7 @@ fn send_changes_the_metrics_by_everything_that_a_provider_documents() {
         ("telnyx", "rating-red"),
         ("wati", "account-deleted"),
         ("ycloud", "rating-yellow"),
+        ("zernio", "disable"),
         ("zernio", "upgrade"),
     ] {
         assert!(sent.contains(&documented), "{documented:?}: {sent:?}");

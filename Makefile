@@ -2,7 +2,10 @@
 
 export PATH := $(CURDIR)/target/tools/usr/sbin:$(CURDIR)/target/tools/usr/bin:$(CURDIR)/target/tools/cargo/bin:$(PATH)
 
-.PHONY: run demo image deb dist setup test test-browser test-dashboards test-packages lint golden soak fuzz deny attacks bench bench-build
+# Released programs have the storage in etcd, and so has what is tested, measured and drawn here.
+FEATURES = --features etcd
+
+.PHONY: run demo image deb dist setup protoc test test-browser test-dashboards test-packages lint golden soak fuzz deny attacks bench bench-build
 
 # Tools of cargo are built to be there soon, and not to be fast.
 TOOLS = target/tools/cargo/bin
@@ -20,7 +23,7 @@ run: ## builds the exporter and starts it on loopback for all providers without 
 	    --webhook.allow-unauthenticated="$$(target/release/examples/webhooks names)"
 
 demo: setup ## the exporter, Prometheus and Alertmanager on this machine, and a line that makes an alert
-	@cargo build --release --locked --bins
+	@cargo build --release --locked $(FEATURES) --bins
 	@exec deploy/demo
 
 image: ## builds the image by buildah
@@ -39,39 +42,43 @@ dist: $(TOOLS)/cargo-deb $(TOOLS)/cargo-cyclonedx ## the image, the Debian packa
 setup: ## gets what the tests need
 	@tests/setup
 
-lint:
+protoc: # what a build with these features needs besides Rust and C
+	@tests/setup build
+
+lint: protoc
 	cargo fmt --check
 	rustfmt --check --edition 2024 src/providers/*.rs # a macro declares them, into which cargo fmt does not look
+	cargo clippy --locked --all-targets $(FEATURES) -- --deny warnings
 	cargo clippy --locked --all-targets -- --deny warnings
-	RUSTDOCFLAGS='--deny warnings' cargo doc --locked --no-deps --document-private-items
+	RUSTDOCFLAGS='--deny warnings' cargo doc --locked $(FEATURES) --no-deps --document-private-items
 	cargo metadata --quiet --locked --format-version 1 --manifest-path benches/Cargo.toml >/dev/null
 	cargo metadata --quiet --locked --format-version 1 --manifest-path fuzz/Cargo.toml >/dev/null
 
 test: setup lint ## everything: format, lints, documentation, tests
-	cargo build --release --locked --bins --examples
-	cargo test --locked
+	cargo build --release --locked $(FEATURES) --bins --examples
+	cargo test --locked $(FEATURES)
 	tests/alerts/check
 	tests/kubernetes/check
 	tests/fifth-provider
 
-test-browser: ## reads the status page in Chromium; see the pictures in target/browser
-	cargo build --release --locked --bins
+test-browser: protoc ## reads the status page in Chromium; see the pictures in target/browser
+	cargo build --release --locked $(FEATURES) --bins
 	tests/browser/check
 
 test-packages: dist ## runs the image, and installs, upgrades and removes the Debian package
 	tests/packages/check
 
 test-dashboards: setup ## draws the dashboards with Grafana's libraries; see the pictures in target/dashboards
-	cargo build --release --locked --bins
+	cargo build --release --locked $(FEATURES) --bins
 	tests/dashboards/check
 
 golden: setup ## writes the golden files again; read the difference before you commit it
-	UPDATE_GOLDEN=1 cargo test --locked --test it golden
+	UPDATE_GOLDEN=1 cargo test --locked $(FEATURES) --test it golden
 
 soak: setup ## ten minutes of load with kills, full disks, failed syncs and reloads; make soak SOAK_SECONDS=60 is shorter
-	cargo build --release --locked --bins
+	cargo build --release --locked $(FEATURES) --bins
 	EXPORTER=$(CURDIR)/target/release/whatsapp-quality-exporter SOAK_SECONDS=$(or $(SOAK_SECONDS),600) \
-	    cargo test --locked --test it soak:: -- --ignored --nocapture
+	    cargo test --locked $(FEATURES) --test it soak:: -- --ignored --nocapture
 
 fuzz: ## runs each fuzz target for a minute; make fuzz FUZZ_SECONDS=600 for ten
 	tests/setup fuzz
@@ -84,16 +91,16 @@ deny: $(TOOLS)/cargo-deny ## checks licences, sources and banned crates by deny.
 	done
 
 # On a machine that is busy with other things, ALLOWED=30 asks only for an answer.
-attacks: ## attacks the listeners for ten seconds each, and writes the table of SECURITY.md
-	cargo build --release --locked --bins
+attacks: protoc ## attacks the listeners for ten seconds each, and writes the table of SECURITY.md
+	cargo build --release --locked $(FEATURES) --bins
 	cd benches && CARGO_TARGET_DIR=../target/benches cargo build --release --locked && ulimit -n $$(ulimit -Hn) && ../target/benches/release/compare attacks $(or $(SECONDS),10) $(or $(ALLOWED),1)
 
-bench-build: ## measures this build against an earlier one, in turn: make bench-build BEFORE=/path/of/the/binary
-	cargo build --release --locked --bins
+bench-build: protoc ## measures this build against an earlier one, in turn: make bench-build BEFORE=/path/of/the/binary
+	cargo build --release --locked $(FEATURES) --bins
 	cd benches && CARGO_TARGET_DIR=../target/benches cargo build --release --locked && ../target/benches/release/compare builds $(abspath $(BEFORE)) $(or $(ROUNDS),21)
 
 bench: ## measures against limits and peers, and writes the tables of docs/performance.md
 	@tests/setup bench
-	cargo build --release --locked --bins
+	cargo build --release --locked $(FEATURES) --bins
 	cd benches && CARGO_TARGET_DIR=../target/benches cargo build --release --locked && ../target/benches/release/compare
 	cd benches && CARGO_TARGET_DIR=../target/benches cargo bench --locked --bench stages

@@ -18,11 +18,15 @@ mod dashboards;
 mod demo;
 mod deployment;
 mod docs;
+#[cfg(feature = "etcd")]
+mod etcd_cluster;
 mod exposition;
 mod faults;
 mod first_alert;
 mod import;
 mod law;
+#[cfg(feature = "etcd")]
+mod link;
 mod machine;
 mod memory;
 mod pages;

@@ -312,7 +312,7 @@ impl Exporter {
 
 /// A loopback address that no other process of these tests has. The port of a process that has ended
 /// may be given to the next one; at another address, that one never gets what was meant for the first.
-fn own_address() -> Ipv4Addr {
+pub fn own_address() -> Ipv4Addr {
     static GIVEN: AtomicU32 = AtomicU32::new(1);
     let given = GIVEN.fetch_add(1, Ordering::Relaxed);
     // Ten bits for the process of the tests, 14 for its exporters, inside of 127.0.0.0/8.

@@ -18,6 +18,8 @@ mod rules;
 mod send;
 mod serve;
 mod shipped;
+#[cfg(feature = "etcd")]
+mod storage;
 
 use std::{ffi::OsString, io::Write};
 
@@ -44,10 +46,12 @@ pub struct Verb {
 }
 
 /// The verbs besides `serve` and `check`, which share their flags.
-const VERBS: [Verb; 8] = [
+const VERBS: &[Verb] = &[
     send::VERB,
     import::VERB,
     export::VERB,
+    #[cfg(feature = "etcd")]
+    storage::VERB,
     rules::VERB,
     dashboards::VERB,
     healthcheck::VERB,
@@ -109,7 +113,8 @@ pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation,
 
 fn verb_of(name: &str) -> Option<Verb> {
     VERBS
-        .into_iter()
+        .iter()
+        .copied()
         .find(|verb| (verb.command)().get_name() == name)
 }
 

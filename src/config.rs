@@ -1,6 +1,8 @@
 //! What the program was told: values that are checked, and the files with more of them.
 
 mod address;
+#[cfg(feature = "etcd")]
+mod etcd;
 mod secrets;
 mod tls;
 mod web;
@@ -11,6 +13,8 @@ use jiff::SignedDuration;
 use tracing::level_filters::LevelFilter;
 
 pub use address::ListenAddress;
+#[cfg(feature = "etcd")]
+pub use etcd::EtcdOptions;
 pub(crate) use secrets::variable;
 pub use secrets::{Secret, SecretError, SecretPlace, SecretSource, Secrets};
 pub use web::{Changes, RateLimit, Role, WebConfig, WebConfigError};
@@ -66,6 +70,9 @@ pub struct Config {
     pub trusted_proxies: Vec<IpAddr>,
     /// The folder of the embedded storage, as an absolute path.
     pub storage_path: PathBuf,
+    /// The storage in etcd, which takes the place of the embedded one.
+    #[cfg(feature = "etcd")]
+    pub etcd: Option<EtcdOptions>,
     /// How many phone numbers there may be.
     pub max_phone_numbers: usize,
     /// The web configuration file of the private listener.

@@ -14,14 +14,14 @@ use tokio::sync::{
     oneshot,
 };
 
-pub use writer::RunningWriter;
+pub use writer::{LoadingWriter, RunningWriter};
 
 use crate::{
     domain::ProviderName,
     providers::Parsed,
     readiness::Readiness,
     state::{Fold, Forgettable, Forgotten},
-    store::Store,
+    store::{Store, StoreError},
     telemetry::Telemetry,
 };
 use writer::Writer;
@@ -92,7 +92,8 @@ pub fn queue() -> (WriterQueue, Jobs) {
     (WriterQueue(sender), Jobs(jobs))
 }
 
-/// Starts the writer on a thread of its own, over the state that is loaded.
+/// Starts the writer on a thread of its own: it opens the storage, loads what is stored, and then
+/// takes from the queue. Storages are opened there because one of them lives by tasks of its thread.
 ///
 /// # Errors
 ///
@@ -100,22 +101,25 @@ pub fn queue() -> (WriterQueue, Jobs) {
 pub fn start<S: Store + 'static>(
     jobs: Jobs,
     fold: Fold,
-    store: S,
+    open: impl FnOnce() -> Result<S, StoreError> + Send + 'static,
     readiness: &Arc<Readiness>,
     telemetry: Arc<Telemetry>,
     log_phone_numbers: bool,
-) -> io::Result<RunningWriter> {
+) -> io::Result<LoadingWriter> {
     let (replies, mut ready) = mpsc::unbounded_channel();
-    let writer = Writer::new(
-        jobs.0,
-        replies,
-        fold,
-        store,
-        Arc::clone(readiness),
-        telemetry,
-        log_phone_numbers,
-    );
-    let running = writer.start()?;
+    let readiness = Arc::clone(readiness);
+    let loading = writer::start(open, move |store| {
+        let jobs = jobs.0;
+        Writer::new(
+            jobs,
+            replies,
+            fold,
+            store,
+            readiness,
+            telemetry,
+            log_phone_numbers,
+        )
+    })?;
     // All replies of a batch come at once, so that this thread is woken once for them.
     tokio::spawn(async move {
         while let Some(replies) = ready.recv().await {
@@ -125,8 +129,7 @@ pub fn start<S: Store + 'static>(
             }
         }
     });
-    readiness.set_loaded();
-    Ok(running)
+    Ok(loading)
 }
 
 impl WriterQueue {

@@ -12,7 +12,7 @@ use tokio::{
     sync::{mpsc, oneshot, watch},
     time::sleep,
 };
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 pub use self::systemd::SocketError;
 use self::{
@@ -20,6 +20,8 @@ use self::{
     reload::{InForce, ReloadSources, Watched},
     tasks::Tasks,
 };
+#[cfg(feature = "etcd")]
+use crate::store::Etcd;
 use crate::{
     config::{Config, Files, ListenAddress, Role},
     domain::Pseudonyms,
@@ -152,7 +154,6 @@ pub async fn run(
     let telemetry = Arc::new(Telemetry::new().map_err(defect)?);
     let phone_numbers_max = i64::try_from(config.max_phone_numbers).unwrap_or(i64::MAX);
     telemetry.phone_numbers_max.set(phone_numbers_max);
-    let path = config.storage_path.clone();
     let (reloads, requests) = mpsc::channel(1);
     let (queue, jobs) = ingest::queue();
     let operations = Operations {
@@ -172,6 +173,15 @@ pub async fn run(
     };
     let Signals { stops, hangups } = signals;
     let reload = ReloadSources { hangups, requests };
+    #[cfg(feature = "etcd")]
+    if let Some(options) = program.config.etcd.clone() {
+        let metrics = program.telemetry.replication().map_err(defect)?;
+        let open = move || Etcd::open(options, metrics);
+        return program
+            .run(files, listeners, stops, reload, jobs, open)
+            .await;
+    }
+    let path = program.config.storage_path.clone();
     let open = move || Sqlite::open(&path);
     program
         .run(files, listeners, stops, reload, jobs, open)
@@ -312,68 +322,23 @@ impl Program {
         thread::Builder::new().name("web".into()).spawn(serve)
     }
 
-    /// Loads what is stored, and starts the writer over it.
+    /// Starts the writer, and waits until it has loaded what is stored.
     async fn load<S: Store + 'static>(
         &self,
         open: impl FnOnce() -> Result<S, StoreError> + Send + 'static,
         jobs: Jobs,
     ) -> Result<RunningWriter, RunError> {
-        let mut fold = Fold::new(Arc::clone(&self.table), self.config.max_phone_numbers);
-        let load = move || {
-            let mut store = open()?;
-            store.load(&mut |record| fold.restore(record))?;
-            match store.probe() {
-                Ok(()) => Ok((fold, store, true)),
-                Err(error) if error.is_fatal() => Err(error),
-                Err(error) => {
-                    error!(
-                        %error,
-                        "the storage takes no changes; webhooks are answered 503 until it does"
-                    );
-                    Ok((fold, store, false))
-                }
-            }
-        };
-        let loaded = tokio::task::spawn_blocking(load).await;
-        let (fold, store, is_up) =
-            loaded.map_err(|error| RunError::Defect(error.to_string()))??;
-        self.show_heartbeats(&fold);
-        let phone_numbers = fold.phone_numbers();
-        self.telemetry
-            .phone_numbers
-            .set(i64::try_from(phone_numbers).unwrap_or(i64::MAX));
-        self.readiness.set_storage(is_up, &self.telemetry);
-        let telemetry = Arc::clone(&self.telemetry);
-        let log_phone_numbers = self.config.log_phone_numbers;
-        let writer = ingest::start(
+        let loading = ingest::start(
             jobs,
-            fold,
-            store,
+            Fold::new(Arc::clone(&self.table), self.config.max_phone_numbers),
+            open,
             &self.readiness,
-            telemetry,
-            log_phone_numbers,
+            Arc::clone(&self.telemetry),
+            self.config.log_phone_numbers,
         )?;
-        if is_up {
-            info!(phone_numbers, "ready");
-        }
-        Ok(writer)
-    }
-
-    /// Shows the signs of life that providers gave before this process began.
-    fn show_heartbeats(&self, fold: &Fold) {
-        for (provider, heartbeat) in fold.heartbeats() {
-            let Some(metrics) = self.telemetry.provider(provider) else {
-                continue;
-            };
-            for (gauge, at) in [
-                (&metrics.last_accepted, heartbeat.last_accepted),
-                (&metrics.last_change, heartbeat.last_change),
-                (&metrics.last_handshake, heartbeat.last_handshake),
-            ] {
-                if let Some(at) = at {
-                    gauge.set(at);
-                }
-            }
+        match loading.loaded().await {
+            Some(loaded) => Ok(loaded?),
+            None => Err(RunError::Defect("the writer panicked".into())),
         }
     }
 

@@ -25,7 +25,7 @@ pub use account::Account;
 pub use account_alert::Alerts;
 pub use account_event::AccountEvents;
 pub use entity::{Entity, Family, LabelValues, MetricKind, SampleWriter, Value};
-pub use fold::{Applied, Batch, Draft, Fold, Forgettable, Forgotten, Outcome, Record};
+pub use fold::{Applied, Batch, Draft, Fold, Forgettable, Forgotten, Outcome, Record, Update};
 pub use heartbeat::{Heartbeat, HeartbeatKind};
 pub use history::{History, PastEvent};
 pub use limit::{Dated, Limit};

@@ -1,38 +1,56 @@
 //! Where records are kept: a map of documents, in an engine that syncs before it answers.
 
 pub mod document;
+#[cfg(feature = "etcd")]
+mod etcd;
 mod sqlite;
 
 use std::{error::Error, path::Path};
 
+#[cfg(feature = "etcd")]
+pub use etcd::Etcd;
 pub use sqlite::Sqlite;
 
-use crate::state::{Batch, Record};
+use crate::state::{Batch, Record, Update};
 
-/// A storage for records.
-pub trait Store: Send {
-    /// Hands every record to `each`, all of which survive a loss of power when it returns `Ok`.
-    /// Called once, before anything else.
+/// A storage for records. Its futures stay on one thread.
+#[expect(
+    async_fn_in_trait,
+    reason = "no caller needs them to be sent to another thread"
+)]
+pub trait Store {
+    /// How many documents may be drafted before they are committed ([`Draft::documents`]).
+    ///
+    /// [`Draft::documents`]: crate::state::Draft::documents
+    const MAX_DOCUMENTS: usize;
+
+    /// Hands over everything that is stored, all of which survives a loss of power when it returns
+    /// `Ok`. Called once, before anything else.
     ///
     /// # Errors
     ///
     /// Where anything stored cannot be read: some of the phone numbers must not be served as if
     /// they were all.
-    fn load(&mut self, each: &mut dyn FnMut(Record)) -> Result<(), StoreError>;
+    async fn load(&mut self, each: &mut dyn FnMut(Update)) -> Result<(), StoreError>;
 
-    /// Stores all of `batch` or nothing of it; when it returns `Ok` it survives a loss of power.
+    /// Stores all of `batch` or nothing of it; when it returns `Ok` with [`Commit::Stored`] it
+    /// survives a loss of power. A batch beyond [`Store::MAX_DOCUMENTS`] may be stored in part; what
+    /// of it is stored comes as updates then, also after an error.
     ///
     /// # Errors
     ///
     /// After an error that [`StoreError::is_fatal`], the storage must not be used again.
-    fn commit(&mut self, batch: &Batch) -> Result<(), StoreError>;
+    async fn commit(&mut self, batch: &Batch) -> Result<Commit, StoreError>;
+
+    /// Waits for what others have stored. Dropping the future loses nothing.
+    async fn updates(&mut self) -> Vec<Update>;
 
     /// Commits something that changes nothing, to see whether the storage takes commits.
     ///
     /// # Errors
     ///
     /// As [`Store::commit`].
-    fn probe(&mut self) -> Result<(), StoreError>;
+    async fn probe(&mut self) -> Result<(), StoreError>;
 
     /// Does maintenance that no reply should wait for, such as a checkpoint. Call it after each
     /// commit.
@@ -47,7 +65,16 @@ pub trait Store: Send {
     /// # Errors
     ///
     /// Where the storage does not answer.
-    fn size_bytes(&self) -> Result<u64, StoreError>;
+    async fn size_bytes(&mut self) -> Result<u64, StoreError>;
+}
+
+/// What became of a batch.
+#[derive(Debug)]
+pub enum Commit {
+    /// It is stored.
+    Stored,
+    /// Something that it was folded over has changed meanwhile: this, as far as it is known.
+    Conflict(Vec<Update>),
 }
 
 /// Why the storage cannot be used, in a sentence that says what to do.
@@ -159,6 +186,15 @@ impl StoreError {
             path.display()
         );
         Self::new(StoreErrorKind::Damaged, sentence)
+    }
+
+    /// Others were always quicker.
+    pub(crate) fn conflicts(times: u32) -> Self {
+        let sentence = format!(
+            "other replicas changed the same records {times} times while these changes were stored; \
+             if that goes on, send the webhooks of an account to one replica"
+        );
+        Self::new(StoreErrorKind::Unavailable, sentence)
     }
 
     fn held(path: &Path) -> Self {

@@ -7,6 +7,8 @@ mod log;
 mod metrics;
 
 pub use log::{Format as LogFormat, Limiter as LogLimiter, Permit as LogPermit, init as init_log};
+#[cfg(feature = "etcd")]
+pub use metrics::ReplicationMetrics;
 pub use metrics::{
     ChangeMetrics, ProviderMetrics, ReloadMetrics, StorageMetrics, Telemetry, TimeGauge,
 };

@@ -21,8 +21,8 @@ use whatsapp_quality_exporter::{
     ingest,
     providers::{self, Delivery, SecretKind},
     readiness::Readiness,
-    state::{Batch, Fold, Record, Table},
-    store::{Sqlite, Store, StoreError},
+    state::{Batch, Fold, Table, Update},
+    store::{Commit, Sqlite, Store, StoreError},
     telemetry::Telemetry,
 };
 
@@ -92,14 +92,13 @@ async fn webhooks(times: usize, batch: usize) {
     let folder = tempfile::tempdir().expect("a folder");
     let telemetry = Arc::new(Telemetry::new().expect("telemetry"));
     let fold = Fold::new(Arc::new(Table::default()), usize::MAX);
-    let mut store = Sqlite::open(folder.path()).expect("a storage");
-    store.load(&mut |_| {}).expect("an empty storage");
+    let path = folder.path().to_owned();
+    let open = move || Sqlite::open(&path);
     let readiness = Arc::new(Readiness::default());
-    readiness.set_storage(true, &telemetry);
     let (queue, jobs) = ingest::queue();
-    let status = &readiness;
-    let writer =
-        ingest::start(jobs, fold, store, status, Arc::clone(&telemetry), false).expect("a thread");
+    let writer = ingest::start(jobs, fold, open, &readiness, Arc::clone(&telemetry), false);
+    let loaded = writer.expect("a thread").loaded().await;
+    let writer = loaded.expect("a writer").expect("an empty storage");
     let provider = providers::by_name("meta").expect("Meta");
     let secret = Secret {
         provider: provider.name,
@@ -164,9 +163,16 @@ async fn scrapes(times: usize) {
     let telemetry = Arc::new(Telemetry::new().expect("telemetry"));
     let readiness = Arc::new(Readiness::default());
     let (_queue, jobs) = ingest::queue();
-    let status = &readiness;
-    let _writer = ingest::start(jobs, fold, Nowhere, status, Arc::clone(&telemetry), false)
-        .expect("a thread");
+    let writer = ingest::start(
+        jobs,
+        fold,
+        || Ok(Nowhere),
+        &readiness,
+        Arc::clone(&telemetry),
+        false,
+    );
+    let loaded = writer.expect("a thread").loaded().await;
+    let _writer = loaded.expect("a writer").expect("no storage");
     let web = Arc::new(Web::new(
         WebOptions {
             telemetry_path: "/metrics".into(),
@@ -200,15 +206,21 @@ async fn scrapes(times: usize) {
 struct Nowhere;
 
 impl Store for Nowhere {
-    fn load(&mut self, _: &mut dyn FnMut(Record)) -> Result<(), StoreError> {
+    const MAX_DOCUMENTS: usize = usize::MAX;
+
+    async fn load(&mut self, _: &mut dyn FnMut(Update)) -> Result<(), StoreError> {
         Ok(())
     }
 
-    fn commit(&mut self, _: &Batch) -> Result<(), StoreError> {
-        Ok(())
+    async fn commit(&mut self, _: &Batch) -> Result<Commit, StoreError> {
+        Ok(Commit::Stored)
     }
 
-    fn probe(&mut self) -> Result<(), StoreError> {
+    async fn updates(&mut self) -> Vec<Update> {
+        std::future::pending().await
+    }
+
+    async fn probe(&mut self) -> Result<(), StoreError> {
         Ok(())
     }
 
@@ -216,7 +228,7 @@ impl Store for Nowhere {
         Ok(())
     }
 
-    fn size_bytes(&self) -> Result<u64, StoreError> {
+    async fn size_bytes(&mut self) -> Result<u64, StoreError> {
         Ok(0)
     }
 }

@@ -15,7 +15,7 @@ use whatsapp_quality_exporter::{
     providers::{self, Delivery},
     readiness::Readiness,
     state::{Fold, Record, Table},
-    store::{Sqlite, Store, document},
+    store::{Sqlite, document},
     telemetry::Telemetry,
 };
 
@@ -113,20 +113,20 @@ pub fn query(data: &[u8]) {
 /// A private listener that knows nothing yet.
 fn web() -> (Arc<Web>, Runtime, TempDir) {
     let folder = tempfile::tempdir().expect("a folder");
-    let mut store = Sqlite::open(folder.path()).expect("a storage");
-    store.load(&mut |_| {}).expect("an empty storage");
+    let path = folder.path().to_owned();
+    let open = move || Sqlite::open(&path);
     let table = Arc::new(Table::default());
     let fold = Fold::new(Arc::clone(&table), usize::MAX);
     let telemetry = Arc::new(Telemetry::new().expect("telemetry"));
     let status = Arc::new(Readiness::default());
-    status.set_storage(true, &telemetry);
     let (queue, jobs) = ingest::queue();
     let runtime = runtime::Builder::new_current_thread().enable_time().build();
     let runtime = runtime.expect("a runtime");
     let entered = runtime.enter();
-    let writer = ingest::start(jobs, fold, store, &status, Arc::clone(&telemetry), false);
+    let writer = ingest::start(jobs, fold, open, &status, Arc::clone(&telemetry), false);
+    let loaded = runtime.block_on(writer.expect("a thread").loaded());
     // It runs until the end of the process.
-    std::mem::forget(writer.expect("a writer"));
+    std::mem::forget(loaded.expect("a writer").expect("an empty storage"));
     drop(entered);
     let operations = Operations {
         removals: Some(queue),

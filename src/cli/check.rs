@@ -8,7 +8,12 @@ use clap::{
     error::{ContextKind, ContextValue},
 };
 
+#[cfg(feature = "etcd")]
+use tokio::runtime;
+
 use super::{is_answer, print, serve};
+#[cfg(feature = "etcd")]
+use crate::store::Etcd;
 use crate::{config::Config, run::Listeners, store::Sqlite};
 
 const NAME: &str = "check";
@@ -101,11 +106,7 @@ pub(super) fn run(
     let (of_files, notes) = config.findings();
     findings.extend(of_files);
     findings.extend(Listeners::findings(config));
-    findings.extend(
-        Sqlite::check_folder(&config.storage_path)
-            .err()
-            .map(|error| error.to_string()),
-    );
+    findings.extend(storage_finding(config));
     for line in findings.iter().chain(&notes) {
         print(output, &format!("{line}\n"))?;
     }
@@ -114,4 +115,18 @@ pub(super) fn run(
         1 => Err("1 finding".into()),
         count => Err(format!("{count} findings")),
     }
+}
+
+fn storage_finding(config: &Config) -> Option<String> {
+    #[cfg(feature = "etcd")]
+    if let Some(options) = config.etcd.clone() {
+        let runtime = runtime::Builder::new_current_thread().enable_all().build();
+        let checked = match runtime {
+            Ok(runtime) => runtime.block_on(Etcd::check(options)),
+            Err(error) => return Some(error.to_string()),
+        };
+        return checked.err().map(|error| error.to_string());
+    }
+    let checked = Sqlite::check_folder(&config.storage_path);
+    checked.err().map(|error| error.to_string())
 }

@@ -4,11 +4,16 @@ use std::{fs, io::Write, path::PathBuf};
 
 use clap::{Arg, ArgMatches, Command, value_parser};
 
+#[cfg(feature = "etcd")]
+use tokio::runtime;
+
 use super::{
     Verb, given,
     numbers::{format, format_option, is_pipe, write},
     print, serve,
 };
+#[cfg(feature = "etcd")]
+use crate::store::Etcd;
 use crate::{
     state::{Observation, Record},
     store::Sqlite,
@@ -31,7 +36,7 @@ fn command() -> Command {
                 .value_parser(value_parser!(PathBuf)),
         )
         .arg(format_option())
-        .args(serve::storage_flags().into_iter().take(1))
+        .args(serve::storage_place_flags())
 }
 
 fn run(matches: &ArgMatches, output: &mut dyn Write) -> Result<(), String> {
@@ -39,9 +44,8 @@ fn run(matches: &ArgMatches, output: &mut dyn Write) -> Result<(), String> {
         return Ok(());
     };
     let format = format(matches, path);
-    let (storage, _) = serve::storage(matches);
     let mut numbers = Vec::new();
-    let read = Sqlite::read(&storage, &mut |record| {
+    let read = read(matches, &mut |record| {
         if let Record::Number(key, number) = record {
             numbers.push(Observation {
                 key,
@@ -50,7 +54,7 @@ fn run(matches: &ArgMatches, output: &mut dyn Write) -> Result<(), String> {
             });
         }
     });
-    read.map_err(|error| error.to_string())?;
+    read?;
     numbers.sort_by(|number, other| number.key.cmp(&other.key));
     let cannot = |error: String| format!("cannot write {}: {error}", path.display());
     if is_pipe(path) {
@@ -60,4 +64,18 @@ fn run(matches: &ArgMatches, output: &mut dyn Write) -> Result<(), String> {
     write(&numbers, format, &mut text).map_err(cannot)?;
     fs::write(path, text).map_err(|error| cannot(error.to_string()))?;
     print(output, &format!("{} numbers exported\n", numbers.len()))
+}
+
+fn read(matches: &ArgMatches, each: &mut dyn FnMut(Record)) -> Result<(), String> {
+    #[cfg(feature = "etcd")]
+    if let Some(options) = serve::etcd::options(matches) {
+        let runtime = runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| error.to_string())?;
+        let read = runtime.block_on(Etcd::read(options, each));
+        return read.map_err(|error| error.to_string());
+    }
+    let (folder, _) = serve::storage(matches);
+    Sqlite::read(&folder, each).map_err(|error| error.to_string())
 }

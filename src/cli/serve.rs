@@ -1,5 +1,8 @@
 //! `serve`: the flags of the program that receives webhooks, read into a [`Config`].
 
+#[cfg(feature = "etcd")]
+pub(super) mod etcd;
+
 use std::{net::IpAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{
@@ -82,6 +85,8 @@ pub(super) fn config(matches: &ArgMatches) -> Config {
         web_config_file: many(matches, WEB_CONFIG_FILE).next().cloned(),
         webhook_config_file: many(matches, WEBHOOK_CONFIG_FILE).next().cloned(),
         storage_path: one(matches, STORAGE_PATH),
+        #[cfg(feature = "etcd")]
+        etcd: etcd::options(matches),
         max_phone_numbers: one(matches, MAX_PHONE_NUMBERS),
         secrets: secret_sources(matches),
         allow_unauthenticated: allowed.collect(),
@@ -214,20 +219,27 @@ fn secret_flags() -> impl Iterator<Item = Arg> {
     })
 }
 
-/// The flags of the storage: its folder, and how much may be in it.
-pub(super) fn storage_flags() -> [Arg; 2] {
-    [
-        flag(STORAGE_PATH, "FOLDER", "folder of the embedded storage")
-            .default_value("data")
-            .value_parser(ValueParser::new(storage_path)),
-        flag(
-            MAX_PHONE_NUMBERS,
-            "N",
-            "maximum of phone numbers, and of accounts; a change that would add one more is refused",
-        )
-        .default_value("1000000")
-        .value_parser(value_parser!(usize)),
-    ]
+/// The flags of the storage: where it is, and how much may be in it.
+pub(super) fn storage_flags() -> impl Iterator<Item = Arg> {
+    let most = flag(
+        MAX_PHONE_NUMBERS,
+        "N",
+        "maximum of phone numbers, and of accounts; a change that would add one more is refused",
+    )
+    .default_value("1000000")
+    .value_parser(value_parser!(usize));
+    storage_place_flags().chain([most])
+}
+
+/// The flags that say where the storage is.
+pub(super) fn storage_place_flags() -> impl Iterator<Item = Arg> {
+    let path = flag(STORAGE_PATH, "FOLDER", "folder of the embedded storage")
+        .default_value("data")
+        .value_parser(ValueParser::new(storage_path));
+    let flags = [path].into_iter();
+    #[cfg(feature = "etcd")]
+    let flags = flags.chain(etcd::flags());
+    flags
 }
 
 /// The folder of the storage, and how many numbers there may be; without the second flag, any.

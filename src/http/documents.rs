@@ -12,6 +12,7 @@ const DOCUMENTS: &[(&str, &str)] = &[
     ("metrics.md", include_str!("../../docs/metrics.md")),
     ("providers.md", include_str!("../../docs/providers.md")),
     ("runbook.md", include_str!("../../docs/runbook.md")),
+    ("scale-out.md", include_str!("../../docs/scale-out.md")),
 ];
 
 /// Answers a page as plain text, which a person can read, too.

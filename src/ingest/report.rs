@@ -61,6 +61,8 @@ impl Reporter {
                     counts.invalid += 1;
                     self.telemetry.phone_numbers_refused.inc();
                 }
+                // Such a delivery is not accepted.
+                Outcome::Frozen => {}
             }
             if is_news(outcome) {
                 count_change(metrics, change, now);
@@ -112,7 +114,7 @@ impl Reporter {
             match outcome {
                 Outcome::Applied(applied) => self.log_change(change, applied, "applied", permit),
                 Outcome::Stale(applied) => self.log_change(change, applied, "stale", permit),
-                Outcome::Duplicate | Outcome::Refused => warn!(
+                Outcome::Duplicate | Outcome::Refused | Outcome::Frozen => warn!(
                     provider,
                     waba_id = change.account.waba_id.as_str(),
                     suppressed = permit.suppressed,

@@ -220,6 +220,7 @@ impl Draft<'_> {
         if !is_newer {
             return false;
         }
+        self.mark_limited(key);
         let affected = match before.shown == Some(report.limit) {
             true => self.differing_numbers(key),
             false => self.all_numbers(key),
@@ -237,7 +238,7 @@ impl Draft<'_> {
                 if !Arc::make_mut(&mut number).limit.apply(report, before) {
                     self.mark_differing(&key);
                 }
-                self.numbers.insert(key, Some(number));
+                self.put_inherited(key, number);
             }
         }
         true

@@ -19,7 +19,8 @@ use super::{
     number::QualityEvent,
 };
 use crate::domain::{
-    AccountKey, Change, ChangeKind, MessagingLimit, NumberKey, PhoneNumber, ProviderName, Timestamp,
+    AccountKey, Change, ChangeKind, LimitScope, MessagingLimit, NumberKey, PhoneNumber,
+    ProviderName, Timestamp,
 };
 
 /// Folds changes into records; nothing else publishes to the table.
@@ -30,6 +31,8 @@ pub struct Fold {
     pub(super) members: HashMap<AccountKey, Members>,
     /// As stored.
     heartbeats: HashMap<ProviderName, Heartbeat>,
+    /// What this version cannot read, and so must not change.
+    frozen: HashSet<Forgettable>,
 }
 
 /// The numbers of an account.
@@ -56,6 +59,12 @@ pub struct Draft<'a> {
     account_count: usize,
     /// As in [`Members`].
     pub(super) differing: HashMap<AccountKey, HashSet<PhoneNumber>>,
+    /// Numbers that only take over their account's limit.
+    inherited: HashSet<NumberKey>,
+    /// Accounts that get a number, or of which a number gets another limit by itself.
+    joined: HashSet<AccountKey>,
+    /// Accounts whose limit was given to their numbers.
+    limited: HashSet<AccountKey>,
 }
 
 /// What is drafted under a key; `None` where it is to be forgotten.
@@ -72,8 +81,22 @@ pub enum Record {
     Heartbeat(ProviderName, Heartbeat),
 }
 
+/// What the storage tells of a record that this process did not write itself.
+#[derive(Clone, Debug)]
+pub enum Update {
+    /// It is stored.
+    Put(Record),
+    /// It is stored no longer.
+    Delete(Forgettable),
+    /// It is stored in a form that this version cannot read. What was known of it stays, and nothing
+    /// changes it.
+    Newer(Forgettable),
+    /// The storage has lost it, because an older state of it was restored.
+    Lost(Forgettable),
+}
+
 /// The key of a record that can be forgotten.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Forgettable {
     /// Of a phone number.
     Number(NumberKey),
@@ -90,14 +113,21 @@ pub struct Forgotten {
     pub accounts: usize,
 }
 
-/// What to store together: records, accounts first, and keys whose records are to be removed. Each
-/// key stands there once, because a storage that is given two records under one could not tell which
-/// counts.
+/// What to store together: records, and keys whose records are to be removed. Each key stands there
+/// once, because a storage that is given two records under one could not tell which counts.
 #[derive(Debug, Default)]
 pub struct Batch {
     records: Vec<Record>,
+    /// How many of the records, the first, may be stored before the others.
+    inherited: usize,
     forgotten: Vec<Forgettable>,
+    joined: HashSet<AccountKey>,
+    limited: HashSet<AccountKey>,
 }
+
+/// For how many documents of phone numbers an account's counts: it may have 55 kilobytes, where a
+/// number's has one.
+const ACCOUNT_DOCUMENTS: usize = 8;
 
 /// What became of a change.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -110,6 +140,9 @@ pub enum Outcome {
     Duplicate,
     /// It is about one number, or account, more than there may be; nothing changed.
     Refused,
+    /// It is about something that a newer version has stored and this one cannot read; nothing
+    /// changed.
+    Frozen,
 }
 
 /// The limit of the number or of the account, before and after the change, and what was left out.
@@ -139,12 +172,57 @@ impl Fold {
             max_phone_numbers,
             members: HashMap::new(),
             heartbeats: HashMap::new(),
+            frozen: HashSet::new(),
         }
     }
 
-    /// Takes a record as it was stored, in any order.
-    pub fn restore(&mut self, record: Record) {
-        self.publish(&record);
+    /// Takes what the storage tells.
+    pub fn adopt(&mut self, update: &Update) {
+        match update {
+            Update::Put(record) => {
+                if let Some(key) = record.key() {
+                    self.frozen.remove(&key);
+                }
+                match record {
+                    Record::Heartbeat(provider, heartbeat) => {
+                        let known = self.heartbeats.entry(*provider).or_default();
+                        *known = known.max(*heartbeat);
+                    }
+                    _ => self.publish(record),
+                }
+            }
+            Update::Delete(key) => {
+                self.frozen.remove(key);
+                self.forget(key);
+            }
+            Update::Newer(key) => {
+                self.frozen.insert(key.clone());
+            }
+            Update::Lost(_) => {}
+        }
+    }
+
+    /// Takes keys away until enough is known under them, to be stored once more; `None` where no key is
+    /// left.
+    pub fn next_known(&self, keys: &mut Vec<Forgettable>, enough: usize) -> Option<Batch> {
+        let mut records = Vec::new();
+        let mut documents = 0;
+        while documents < enough {
+            let Some(key) = keys.pop() else { break };
+            match key {
+                Forgettable::Number(key) => {
+                    documents += 1;
+                    let number = self.table.numbers.get(&key);
+                    records.extend(number.map(|number| Record::Number(key, number)));
+                }
+                Forgettable::Account(key) => {
+                    documents += ACCOUNT_DOCUMENTS;
+                    let account = self.table.accounts.get(&key);
+                    records.extend(account.map(|account| Record::Account(key, account)));
+                }
+            }
+        }
+        (documents > 0).then(|| records.into())
     }
 
     /// How many phone numbers are known.
@@ -164,6 +242,9 @@ impl Fold {
             heartbeat_is_due: false,
             new_numbers: Vec::new(),
             differing: HashMap::new(),
+            inherited: HashSet::new(),
+            joined: HashSet::new(),
+            limited: HashSet::new(),
         }
     }
 
@@ -230,10 +311,41 @@ impl Fold {
         let Some(members) = self.members.get_mut(key) else {
             return;
         };
-        members.differing.retain(|phone_number| {
+        let differs = |phone_number: &&PhoneNumber| {
             let number = self.table.numbers.get(&NumberKey::of(key, phone_number));
             number.is_none_or(|number| number.limit.value() != limit)
-        });
+        };
+        members.differing = members.all.iter().filter(differs).cloned().collect();
+    }
+}
+
+impl From<Vec<Record>> for Batch {
+    fn from(records: Vec<Record>) -> Self {
+        Self {
+            records,
+            ..Self::default()
+        }
+    }
+}
+
+impl Update {
+    /// The key of what it is about, where that can be forgotten.
+    pub fn key(&self) -> Option<Forgettable> {
+        match self {
+            Self::Put(record) => record.key(),
+            Self::Delete(key) | Self::Newer(key) | Self::Lost(key) => Some(key.clone()),
+        }
+    }
+}
+
+impl Record {
+    /// The key, where the record can be forgotten.
+    pub fn key(&self) -> Option<Forgettable> {
+        match self {
+            Self::Number(key, _) => Some(Forgettable::Number(key.clone())),
+            Self::Account(key, _) => Some(Forgettable::Account(key.clone())),
+            Self::Heartbeat(..) => None,
+        }
     }
 }
 
@@ -246,6 +358,23 @@ impl Batch {
     /// The keys whose records are to be removed.
     pub fn forgotten(&self) -> &[Forgettable] {
         &self.forgotten
+    }
+
+    /// The records of numbers that only take over their account's limit, and those that need be
+    /// stored no earlier: a delivery is remembered in the latter. Where not all of them can be stored
+    /// at once, the former go first, so that a delivery that comes again repairs what was not stored.
+    pub fn split(&self) -> (&[Record], &[Record]) {
+        self.records.split_at(self.inherited)
+    }
+
+    /// Accounts that get a number, or of which a number gets another limit by itself.
+    pub fn joined(&self) -> impl Iterator<Item = &AccountKey> {
+        self.joined.iter()
+    }
+
+    /// Accounts whose limit was given to all of their numbers that are known.
+    pub fn limited(&self) -> impl Iterator<Item = &AccountKey> {
+        self.limited.iter()
     }
 
     /// Whether there is nothing to store.
@@ -261,6 +390,9 @@ impl Draft<'_> {
             change,
             accepted_at,
         };
+        if self.is_frozen(change) {
+            return Outcome::Frozen;
+        }
         match &change.kind {
             ChangeKind::PhoneNumberQuality {
                 phone_number,
@@ -324,6 +456,16 @@ impl Draft<'_> {
         self.heartbeat_is_due |= heartbeat.note(kind, accepted_at);
     }
 
+    /// Whether this version cannot read what is to be forgotten, or something of it.
+    pub fn is_frozen_key(&self, key: &Forgettable) -> bool {
+        let frozen = &self.fold.frozen;
+        let of_account = |account: &AccountKey| {
+            let is_of = |key: &Forgettable| matches!(key, Forgettable::Number(key) if key.account == *account);
+            frozen.iter().any(is_of)
+        };
+        frozen.contains(key) || matches!(key, Forgettable::Account(key) if of_account(key))
+    }
+
     /// Forgets a phone number, or an account with all its numbers. What is reported of them later is
     /// the first that is known.
     pub fn forget(&mut self, key: &Forgettable) -> Forgotten {
@@ -331,6 +473,7 @@ impl Draft<'_> {
         let numbers = match key {
             Forgettable::Number(key) => vec![key.clone()],
             Forgettable::Account(key) => {
+                self.mark_limited(key);
                 if self.account(key).is_some() {
                     self.accounts.insert(key.clone(), None);
                     self.account_count -= 1;
@@ -352,9 +495,25 @@ impl Draft<'_> {
         forgotten
     }
 
+    /// How much is drafted, in documents of a phone number. With those of [`Batch::joined`].
+    pub fn documents(&self) -> usize {
+        self.numbers.len() + self.joined.len() + self.accounts.len() * ACCOUNT_DOCUMENTS
+    }
+
     /// What to store before it is published.
     pub fn batch(&self) -> Batch {
-        let mut batch = Batch::default();
+        let mut batch = Batch {
+            joined: self.joined.clone(),
+            limited: self.limited.clone(),
+            ..Batch::default()
+        };
+        for key in &self.inherited {
+            if let Some(Some(number)) = self.numbers.get(key) {
+                let number = Arc::clone(number);
+                batch.records.push(Record::Number(key.clone(), number));
+            }
+        }
+        batch.inherited = batch.records.len();
         for (key, drafted) in &self.accounts {
             match drafted {
                 Some(known) => batch
@@ -365,6 +524,7 @@ impl Draft<'_> {
         }
         for (key, drafted) in &self.numbers {
             match drafted {
+                Some(_) if self.inherited.contains(key) => {}
                 Some(known) => batch
                     .records
                     .push(Record::Number(key.clone(), Arc::clone(known))),
@@ -388,7 +548,10 @@ impl Draft<'_> {
             let members = self.fold.members.entry(account).or_default();
             members.differing.extend(phone_numbers);
         }
-        for record in batch.records() {
+        // What numbers differ from comes before them.
+        let is_account = |record: &&Record| matches!(record, Record::Account(..));
+        let (accounts, others): (Vec<_>, Vec<_>) = batch.records().iter().partition(is_account);
+        for record in accounts.into_iter().chain(others) {
             self.fold.publish(record);
         }
     }
@@ -414,7 +577,59 @@ impl Draft<'_> {
             self.new_numbers.push(key.clone());
             self.number_count += 1;
         }
+        self.inherited.remove(&key);
         self.numbers.insert(key, Some(Arc::new(number)));
+    }
+
+    /// Puts a number that only takes over its account's limit.
+    pub(super) fn put_inherited(&mut self, key: NumberKey, number: Arc<Number>) {
+        if !self.numbers.contains_key(&key) {
+            self.inherited.insert(key.clone());
+        }
+        self.numbers.insert(key, Some(number));
+    }
+
+    /// Notes that an account gets a number, or that a number of it gets another limit by itself.
+    pub(super) fn mark_joined(&mut self, key: &AccountKey) {
+        self.joined.insert(key.clone());
+    }
+
+    /// Notes that an account's limit is given to its numbers.
+    pub(super) fn mark_limited(&mut self, key: &AccountKey) {
+        self.limited.insert(key.clone());
+    }
+
+    /// Whether this version cannot read what the change is about.
+    fn is_frozen(&self, change: &Change) -> bool {
+        let frozen = &self.fold.frozen;
+        if frozen.is_empty() {
+            return false;
+        }
+        let account = &change.account;
+        let is_number = |name: &PhoneNumber| {
+            let key = NumberKey::of(account, name);
+            frozen.contains(&Forgettable::Number(key))
+        };
+        let is_portfolio = match &change.kind {
+            ChangeKind::PhoneNumberQuality {
+                phone_number,
+                limit,
+                ..
+            } => {
+                if is_number(phone_number) {
+                    return true;
+                }
+                limit.is_some_and(|limit| limit.scope == LimitScope::Portfolio)
+            }
+            ChangeKind::AccountCapability { limit, .. } => limit.is_some(),
+            _ => false,
+        };
+        // A limit of the portfolio is for all numbers of the account.
+        frozen.contains(&Forgettable::Account(account.clone()))
+            || is_portfolio
+                && frozen
+                    .iter()
+                    .any(|key| matches!(key, Forgettable::Number(key) if key.account == *account))
     }
 
     pub(super) fn put_account(&mut self, key: AccountKey, account: Account) {

@@ -30,6 +30,15 @@ pub enum HeartbeatKind {
 }
 
 impl Heartbeat {
+    /// The later of each sign.
+    pub(super) fn max(self, other: Self) -> Self {
+        Self {
+            last_accepted: self.last_accepted.max(other.last_accepted),
+            last_change: self.last_change.max(other.last_change),
+            last_handshake: self.last_handshake.max(other.last_handshake),
+        }
+    }
+
     /// Notes a sign, and says whether that must be stored even if nothing else is: once a second is
     /// enough, but for a handshake, which is rare and is looked for.
     pub(super) fn note(&mut self, kind: HeartbeatKind, accepted_at: Timestamp) -> bool {

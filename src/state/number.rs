@@ -170,6 +170,9 @@ impl Draft<'_> {
         let account_limit = account.and_then(|known| known.limit.current);
         number.limit.inherit(account_limit);
         let is_changed = is_new || number.limit.value() != shown;
+        if is_changed {
+            self.mark_joined(&key.account);
+        }
         if is_changed && number.limit.value() != account_limit.map(|known| known.value) {
             self.mark_differing(key);
         }
@@ -217,6 +220,9 @@ impl Draft<'_> {
         let limits = (shown.or(quality.old_limit), number.limit.value());
 
         let is_changed = is_new || number.limit.value() != shown;
+        if is_changed {
+            self.mark_joined(&key.account);
+        }
         if is_changed && number.limit.value() != account_limit.map(|known| known.value) {
             self.mark_differing(&key);
         }

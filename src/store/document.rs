@@ -23,8 +23,8 @@ const HEARTBEAT: &str = "provider";
 const FORGOTTEN: &str = "forgotten";
 /// The key of that mark, of which there is one.
 pub(super) const FORGOTTEN_KEY: &str = r#"["forgotten",""]"#;
-/// Its document.
-pub(super) const FORGOTTEN_DOCUMENT: &str = r#"{"version":1,"record":{}}"#;
+/// The document of a mark.
+pub(super) const EMPTY_DOCUMENT: &str = r#"{"version":1,"record":{}}"#;
 
 /// A stored document.
 #[derive(Serialize, Deserialize)]
@@ -72,9 +72,30 @@ pub(super) fn key_of_forgotten(key: &Forgettable) -> serde_json::Result<Vec<u8>>
 }
 
 fn key_of_entity<K: Entity>(key: &K) -> serde_json::Result<Vec<u8>> {
+    key_with_kind(K::KIND, key)
+}
+
+/// The key of something else about what the key names.
+pub(super) fn key_with_kind<K: Entity>(kind: &str, key: &K) -> serde_json::Result<Vec<u8>> {
     let mut parts = key.label_values();
-    parts.insert(0, K::KIND);
+    parts.insert(0, kind);
     serde_json::to_vec(parts.as_slice())
+}
+
+/// What a key names, where that can be forgotten and this version knows it.
+#[cfg(feature = "etcd")]
+pub(super) fn forgettable(key: &[u8]) -> Option<Forgettable> {
+    let parts: Vec<String> = serde_json::from_slice(key).ok()?;
+    let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+    let [kind, provider, rest @ ..] = parts.as_slice() else {
+        return None;
+    };
+    let provider = providers::by_name(provider)?.name;
+    match *kind {
+        NumberKey::KIND => NumberKey::from_label_values(provider, rest).map(Forgettable::Number),
+        AccountKey::KIND => AccountKey::from_label_values(provider, rest).map(Forgettable::Account),
+        _ => None,
+    }
 }
 
 /// Appends the document.

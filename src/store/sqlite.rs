@@ -26,7 +26,7 @@ use rusqlite::{
 };
 
 use super::{
-    Batch, Record, Store, StoreError, StoreErrorKind,
+    Batch, Commit, Record, Store, StoreError, StoreErrorKind, Update,
     document::{self, Unreadable},
 };
 use file::{unreadable, wal_bytes};
@@ -158,8 +158,13 @@ impl Sqlite {
     }
 }
 
-impl Store for Sqlite {
-    fn load(&mut self, each: &mut dyn FnMut(Record)) -> Result<(), StoreError> {
+impl Sqlite {
+    /// As [`Store::load`], with each record.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Store::load`].
+    pub fn load(&mut self, each: &mut dyn FnMut(Record)) -> Result<(), StoreError> {
         self.check()?;
         self.rows = read_rows(&self.connection, &self.database)?;
         read_documents(&self.connection, &self.database, &self.rows, each)?;
@@ -195,7 +200,12 @@ impl Store for Sqlite {
         }
     }
 
-    fn commit(&mut self, batch: &Batch) -> Result<(), StoreError> {
+    /// As [`Store::commit`]; there is never a conflict.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Store::commit`].
+    pub fn commit(&mut self, batch: &Batch) -> Result<(), StoreError> {
         let failed = |source| self.failed("commit", source);
         let forgotten = keys_of(batch.forgotten(), document::key_of_forgotten).map_err(failed)?;
         let mut keys = keys_of(batch.records(), document::key_of).map_err(failed)?;
@@ -221,13 +231,22 @@ impl Store for Sqlite {
         Ok(())
     }
 
-    fn probe(&mut self) -> Result<(), StoreError> {
+    /// As [`Store::probe`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Store::commit`].
+    pub fn probe(&mut self) -> Result<(), StoreError> {
         probe(&mut self.connection).map_err(|source| self.failed("probe", source))
     }
 
     /// Checkpoints where the write-ahead log has grown long. SQLite would do so within a commit,
     /// and say nothing of a failure.
-    fn maintain(&mut self) -> Result<(), StoreError> {
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Store::commit`].
+    pub fn maintain(&mut self) -> Result<(), StoreError> {
         let pages = self.wal_pages.load(Ordering::Relaxed);
         if pages < self.checkpoint_at {
             return Ok(());
@@ -242,13 +261,47 @@ impl Store for Sqlite {
         result
     }
 
-    fn size_bytes(&self) -> Result<u64, StoreError> {
+    /// As [`Store::size_bytes`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Store::size_bytes`].
+    pub fn size_bytes(&self) -> Result<u64, StoreError> {
         let found = fs::metadata(&self.database).map_err(|source| {
             let path = self.database.display();
             let sentence = format!("cannot read the size of {path}: {source}");
             StoreError::new(StoreErrorKind::Unavailable, sentence).because(source)
         })?;
         Ok(found.len() + wal_bytes(&self.database))
+    }
+}
+
+/// SQLite blocks its thread, and nobody else writes to its database.
+impl Store for Sqlite {
+    const MAX_DOCUMENTS: usize = usize::MAX;
+
+    async fn load(&mut self, each: &mut dyn FnMut(Update)) -> Result<(), StoreError> {
+        Self::load(self, &mut |record| each(Update::Put(record)))
+    }
+
+    async fn commit(&mut self, batch: &Batch) -> Result<Commit, StoreError> {
+        Self::commit(self, batch).map(|()| Commit::Stored)
+    }
+
+    async fn updates(&mut self) -> Vec<Update> {
+        std::future::pending().await
+    }
+
+    async fn probe(&mut self) -> Result<(), StoreError> {
+        Self::probe(self)
+    }
+
+    fn maintain(&mut self) -> Result<(), StoreError> {
+        Self::maintain(self)
+    }
+
+    async fn size_bytes(&mut self) -> Result<u64, StoreError> {
+        Self::size_bytes(self)
     }
 }
 
@@ -351,7 +404,7 @@ fn write<'a>(
         value.clear();
         match record {
             Some(record) => document::write(record, &mut value).map_err(unwritable)?,
-            None => value.extend_from_slice(document::FORGOTTEN_DOCUMENT.as_bytes()),
+            None => value.extend_from_slice(document::EMPTY_DOCUMENT.as_bytes()),
         }
         let id = i64::try_from(row + 1).map_err(unwritable)?;
         let [key, value] = [key, &value].map(|text| ToSqlOutput::Borrowed(ValueRef::Text(text)));

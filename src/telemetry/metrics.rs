@@ -112,7 +112,37 @@ pub struct StorageMetrics {
     pub size_errors: IntCounter,
 }
 
+/// What is shown of a storage that replicas share.
+#[cfg(feature = "etcd")]
+#[derive(Clone, Debug)]
+pub struct ReplicationMetrics {
+    /// The revision up to which everything is shown.
+    pub revision: IntGauge,
+    /// How far that is behind, in seconds.
+    pub watch_lag: Gauge,
+}
+
 impl Telemetry {
+    /// Registers what only a storage has that replicas share.
+    ///
+    /// # Errors
+    ///
+    /// Where it is registered already.
+    #[cfg(feature = "etcd")]
+    pub fn replication(&self) -> prometheus::Result<ReplicationMetrics> {
+        let make = Make(&self.registry);
+        Ok(ReplicationMetrics {
+            revision: make.int_gauge(
+                "whatsapp_exporter_storage_revision",
+                "Revision of etcd up to which this replica shows everything.",
+            )?,
+            watch_lag: make.gauge(
+                "whatsapp_exporter_storage_watch_lag_seconds",
+                "How long this replica has not shown what is newest in etcd; 0 while it does.",
+            )?,
+        })
+    }
+
     /// Registers everything.
     ///
     /// # Errors
@@ -429,9 +459,18 @@ impl TimeGauge {
 
     /// Sets the time.
     pub fn set(&self, at: Timestamp) {
+        self.gauge().set(at.as_seconds());
+    }
+
+    /// Sets the time where it is later than the one before.
+    pub fn raise(&self, at: Timestamp) {
+        let gauge = self.gauge();
+        gauge.set(gauge.get().max(at.as_seconds()));
+    }
+
+    fn gauge(&self) -> &Gauge {
         self.gauge
             .get_or_init(|| self.family.with_label_values(&self.labels))
-            .set(at.as_seconds());
     }
 }
 

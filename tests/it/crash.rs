@@ -18,7 +18,7 @@ use serde_json::json;
 use crate::support::{Answer, Exporter, Sample, connect, parse_answer, sign, value};
 
 const SENDERS: usize = 200;
-const WEBHOOKS: usize = 20_000;
+pub const WEBHOOKS: usize = 20_000;
 /// So that each is the subject of 20 webhooks: fewer than the 32 deliveries that a number
 /// remembers.
 const NUMBERS: usize = 1_000;
@@ -59,7 +59,7 @@ const FAMILIES: [(&str, &str); 5] = [
 ];
 
 /// Events by number, or account, and kind.
-type Counts = BTreeMap<(String, String), usize>;
+pub type Counts = BTreeMap<(String, String), usize>;
 
 #[test]
 fn webhook_answered_before_a_kill_is_there_after_it_and_counts_once() {
@@ -267,7 +267,7 @@ fn limit_of(webhook: usize) -> usize {
     1 + webhook
 }
 
-fn body_of(webhook: usize) -> String {
+pub fn body_of(webhook: usize) -> String {
     if is_about_an_account(webhook) {
         let (field, name, word) = news_of(webhook);
         let value = json!({name: word, "message_template_id": webhook});
@@ -284,7 +284,7 @@ fn body_of(webhook: usize) -> String {
 }
 
 /// What some of the webhooks come to.
-fn counts(is_one: impl Fn(usize) -> bool) -> Counts {
+pub fn counts(is_one: impl Fn(usize) -> bool) -> Counts {
     let mut counts = Counts::new();
     for webhook in (0..WEBHOOKS).filter(|webhook| is_one(*webhook)) {
         *counts
@@ -295,7 +295,7 @@ fn counts(is_one: impl Fn(usize) -> bool) -> Counts {
 }
 
 /// What the page shows, without zeros.
-fn counted(samples: &[Sample]) -> Counts {
+pub fn counted(samples: &[Sample]) -> Counts {
     let mut counts = Counts::new();
     for sample in samples.iter().filter(|sample| sample.value > 0.0) {
         let mut families = FAMILIES.iter();

@@ -37,6 +37,8 @@ fn golden_reference_of_the_metrics() {
     page.push_str("\n## The exporter itself\n\n");
     page.push_str(HEAD);
     let telemetry = Telemetry::new().unwrap();
+    #[cfg(feature = "etcd")]
+    telemetry.replication().unwrap();
     for provider in providers::ALL {
         let metrics = telemetry.provider(provider.name).unwrap();
         let time = Timestamp::from_unix_seconds(1).unwrap();
@@ -68,7 +70,9 @@ fn golden_reference_of_the_metrics() {
     }
     page.push_str(
         "\nThe counters of the exporter itself begin anew with each process. Those of numbers and accounts are kept in \
-         the database,\nand so are the times of `last_accepted`, `last_change` and `last_handshake`.\n\n## Values of \
+         the storage,\nand so are the times of `last_accepted`, `last_change` and `last_handshake`. \
+         `whatsapp_exporter_storage_revision` and\n`whatsapp_exporter_storage_watch_lag_seconds` are there with \
+         `--storage.etcd.endpoints` alone.\n\n## Values of \
          labels\n\n| label | of | values |\n|---|---|---|\n",
     );
     page.push_str(&values_of_labels(&telemetry));

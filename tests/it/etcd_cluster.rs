@@ -382,7 +382,7 @@ pub fn etcdctl(endpoints: &[String], arguments: &[&str]) -> Result<String, Strin
 }
 
 /// A command without any variable that would configure it.
-fn bare_command(program: &str) -> Command {
+pub fn bare_command(program: &str) -> Command {
     let mut command = Command::new(program);
     command
         .env_clear()
@@ -392,7 +392,7 @@ fn bare_command(program: &str) -> Command {
 
 /// Starts a process from a thread that is there as long as the process of the tests: a process that
 /// is to end with its parent ends with the thread that started it.
-fn spawn(command: Command) -> Child {
+pub fn spawn(command: Command) -> Child {
     type Order = (Command, mpsc::Sender<Child>);
     static ORDERS: OnceLock<Mutex<mpsc::Sender<Order>>> = OnceLock::new();
     let orders = ORDERS.get_or_init(|| {

@@ -36,6 +36,8 @@ mod privacy;
 mod providers;
 mod proxy;
 mod readme;
+#[cfg(feature = "etcd")]
+mod replicas;
 mod scrape;
 mod smuggling;
 mod soak;

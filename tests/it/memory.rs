@@ -74,7 +74,7 @@ impl Memory {
                 Outcome::Applied(_) => outcomes.applied += 1,
                 Outcome::Stale(_) => outcomes.stale += 1,
                 Outcome::Duplicate => outcomes.duplicate += 1,
-                Outcome::Refused => outcomes.refused += 1,
+                Outcome::Refused | Outcome::Frozen => outcomes.refused += 1,
             }
         }
         publish(draft);

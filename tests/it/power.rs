@@ -9,10 +9,7 @@ use std::{
 };
 
 use serde_json::json;
-use whatsapp_quality_exporter::{
-    state::Record,
-    store::{Sqlite, Store},
-};
+use whatsapp_quality_exporter::{state::Record, store::Sqlite};
 
 use crate::support::{Exporter, preloaded};
 

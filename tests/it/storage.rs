@@ -13,7 +13,7 @@ use serde_json::{Value as Json, json};
 use tempfile::TempDir;
 use whatsapp_quality_exporter::{
     state::{HeartbeatKind, Record},
-    store::{Sqlite, Store},
+    store::Sqlite,
 };
 
 use crate::{

@@ -438,12 +438,19 @@ fn golden_reference_of_the_commands() {
          `whatsapp-quality-exporter` without a command serves, as `serve` does, whose flags are in the\n\
          [README](../README.md#flags).\n",
     );
-    let mut command = cli::command();
-    for verb in command
-        .get_subcommands_mut()
-        .filter(|verb| verb.get_name() != "help")
-    {
-        let name = verb.get_name().to_owned();
+    // A verb that does several things is described by them.
+    let mut verbs = Vec::new();
+    for verb in cli::command().get_subcommands() {
+        let name = verb.get_name();
+        let parts: Vec<_> = verb.get_subcommands().collect();
+        for part in &parts {
+            verbs.push((format!("{name} {}", part.get_name()), (*part).clone()));
+        }
+        if parts.is_empty() && name != "help" {
+            verbs.push((name.to_owned(), verb.clone()));
+        }
+    }
+    for (name, verb) in verbs {
         // The flags of serve stand in the README.
         let is_serves = |arg: &clap::Arg| arg.get_long().is_some_and(|flag| flag.contains('.'));
         let hidden: Vec<_> = verb
@@ -451,9 +458,7 @@ fn golden_reference_of_the_commands() {
             .filter(|arg| is_serves(arg))
             .map(|arg| arg.get_id().clone())
             .collect();
-        let mut verb = verb
-            .clone()
-            .bin_name(format!("whatsapp-quality-exporter {name}"));
+        let mut verb = verb.bin_name(format!("whatsapp-quality-exporter {name}"));
         for id in hidden {
             verb = verb.mut_arg(id, |arg| arg.hide(true));
         }

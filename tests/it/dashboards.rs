@@ -275,7 +275,7 @@ fn every_alert_has_what_a_person_needs_at_night() {
     let rules = fixture("../alerts/whatsapp.rules.yml");
     let runbook = fixture("../docs/runbook.md");
     let alerts: Vec<_> = rules.split("      - alert: ").skip(1).collect();
-    assert_eq!(alerts.len(), 26);
+    assert_eq!(alerts.len(), 27);
     for alert in alerts {
         let name = alert.lines().next().unwrap();
         for needed in [

@@ -5,7 +5,7 @@ export PATH := $(CURDIR)/target/tools/usr/sbin:$(CURDIR)/target/tools/usr/bin:$(
 # Released programs have the storage in etcd, and so has what is tested, measured and drawn here.
 FEATURES = --features etcd
 
-.PHONY: run demo image deb dist setup protoc test test-browser test-dashboards test-packages lint golden soak fuzz deny attacks bench bench-build
+.PHONY: run demo image deb dist setup protoc test test-browser test-dashboards test-packages lint golden soak fuzz deny attacks bench bench-build bench-replicas
 
 # Tools of cargo are built to be there soon, and not to be fast.
 TOOLS = target/tools/cargo/bin
@@ -16,8 +16,10 @@ $(TOOLS)/cargo-%:
 	CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_LTO=off \
 	    cargo install --quiet --locked $(WHICH) --root target/tools/cargo $(@F)
 
+# The first look at this project needs no more than Rust and C.
+run: FEATURES := $(if $(shell command -v protoc),$(FEATURES))
 run: ## builds the exporter and starts it on loopback for all providers without secrets, with its storage in ./data
-	@cargo build --release --locked --bins --example webhooks
+	@cargo build --release --locked $(FEATURES) --bins --example webhooks
 	@target/release/examples/webhooks
 	@exec target/release/whatsapp-quality-exporter \
 	    --webhook.allow-unauthenticated="$$(target/release/examples/webhooks names)"
@@ -49,7 +51,6 @@ lint: protoc
 	cargo fmt --check
 	rustfmt --check --edition 2024 src/providers/*.rs # a macro declares them, into which cargo fmt does not look
 	cargo clippy --locked --all-targets $(FEATURES) -- --deny warnings
-	cargo clippy --locked --all-targets -- --deny warnings
 	RUSTDOCFLAGS='--deny warnings' cargo doc --locked $(FEATURES) --no-deps --document-private-items
 	cargo metadata --quiet --locked --format-version 1 --manifest-path benches/Cargo.toml >/dev/null
 	cargo metadata --quiet --locked --format-version 1 --manifest-path fuzz/Cargo.toml >/dev/null
@@ -98,6 +99,10 @@ attacks: protoc ## attacks the listeners for ten seconds each, and writes the ta
 bench-build: protoc ## measures this build against an earlier one, in turn: make bench-build BEFORE=/path/of/the/binary
 	cargo build --release --locked $(FEATURES) --bins
 	cd benches && CARGO_TARGET_DIR=../target/benches cargo build --release --locked && ../target/benches/release/compare builds $(abspath $(BEFORE)) $(or $(ROUNDS),21)
+
+bench-replicas: setup ## measures three replicas on three members of etcd, and writes their tables of docs/performance.md
+	cargo build --release --locked $(FEATURES) --bins
+	cd benches && CARGO_TARGET_DIR=../target/benches cargo build --release --locked && ../target/benches/release/compare replicas
 
 bench: ## measures against limits and peers, and writes the tables of docs/performance.md
 	@tests/setup bench

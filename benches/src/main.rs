@@ -7,6 +7,7 @@ mod count;
 mod limit;
 mod load;
 mod process;
+mod replicas;
 mod scrape;
 mod table;
 mod tls;
@@ -57,6 +58,11 @@ fn main() {
         }
         ["builds", before, rounds] => {
             builds::measure(Path::new(before), rounds.parse().expect("how many rounds"))
+        }
+        ["replicas"] => {
+            let mut page = table::Page::default();
+            replicas::measure(&mut page);
+            page.write("../docs/performance.md", "bench-replicas");
         }
         ["webhooks"] => webhooks::measure(&mut table::Page::default()),
         ["count"] => count::measure(&mut table::Page::default()),

@@ -125,6 +125,8 @@ impl Etcd {
             }
             Message::End { revision } => {
                 let (missing, is_restored) = self.revisions.end(revision);
+                // A loading before this one may have found it, and failed.
+                let is_restored = is_restored || self.must_mark;
                 let missing = missing.iter().filter_map(|key| document::forgettable(key));
                 let update = match is_restored {
                     true => Update::Lost,

@@ -5,7 +5,7 @@ export PATH := $(CURDIR)/target/tools/usr/sbin:$(CURDIR)/target/tools/usr/bin:$(
 # Released programs have the storage in etcd, and so has what is tested, measured and drawn here.
 FEATURES = --features etcd
 
-.PHONY: run demo image deb dist setup protoc test test-browser test-dashboards test-packages lint golden soak fuzz deny attacks bench bench-build bench-replicas
+.PHONY: run demo image deb dist setup protoc test test-exercise test-browser test-dashboards test-packages lint golden soak fuzz deny attacks bench bench-build bench-replicas
 
 # Tools of cargo are built to be there soon, and not to be fast.
 TOOLS = target/tools/cargo/bin
@@ -60,6 +60,8 @@ test: setup lint ## everything: format, lints, documentation, tests
 	cargo test --locked $(FEATURES)
 	tests/alerts/check
 	tests/kubernetes/check
+
+test-exercise: setup ## adds a provider to a copy of the project, as CONTRIBUTING.md says, and tests that
 	tests/fifth-provider
 
 test-browser: protoc ## reads the status page in Chromium; see the pictures in target/browser
